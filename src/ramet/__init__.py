@@ -1,0 +1,1 @@
+"""Ramet runs LLM programs."""

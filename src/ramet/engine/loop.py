@@ -1,0 +1,287 @@
+"""The step loop: plan, run, sample, commit.
+
+`EngineCore` is synchronous and has no thread, no socket and no clock of its own: whoever hosts it calls
+`step()` while `has_work`. A failing model, a failing request and a broken invariant end a request at
+most, never the loop.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ramet.cache.audit import AuditError, audit
+from ramet.cache.repair import repair
+from ramet.cache.slots import SlotPool
+from ramet.cache.tree import RadixTree
+from ramet.engine.batch import Batch
+from ramet.engine.policy import PolicyName, WaitingQueue
+from ramet.engine.request import Request, ScoredToken
+from ramet.engine.schedule import Limits, Scheduler
+from ramet.engine.stats import EngineStats
+from ramet.errors import BackendError, InvalidRequest
+
+__all__ = ["EngineCore", "Outcome", "Runner"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a batch gave: a token (or the error that this one row has) for each of `batch.samples`, the
+    scores for each of `batch.scores`."""
+
+    tokens: Sequence[ScoredToken | Exception]
+    scores: Sequence[Sequence[ScoredToken]]
+
+
+class Runner(Protocol):
+    """The model's side. `run` computes a batch (it writes the KV of every row before anything reads it)
+    and returns logits in a form of its own; `sample` draws and scores."""
+
+    def run(self, batch: Batch) -> Any: ...
+
+    def sample(self, batch: Batch, logits: Any) -> Outcome: ...
+
+
+class EngineCore:
+    """`num_slots` is the capacity in tokens, `max_context` the most tokens that one request may have.
+    `clock` returns seconds; only differences count."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        *,
+        num_slots: int,
+        max_context: int,
+        clock: Callable[[], float],
+        limits: Limits | None = None,
+        policy: PolicyName = "lpm",
+        max_overtaken: int = 64,
+        audit_every_step: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.runner, self.clock, self.max_context = runner, clock, max_context
+        self.slots = SlotPool(num_slots)
+        self.tree = RadixTree(self.slots)
+        queue = WaitingQueue(policy, max_overtaken, seed)
+        self.scheduler = Scheduler(self.tree, self.slots, queue, limits)
+        self.audit_every_step = audit_every_step
+        self._requests: dict[str, Request] = {}
+        self._num_arrived = 0
+        self._count = dict.fromkeys(
+            ["steps", "computed", "cached", "generated", "prompt", "finished", "aborted", "failed"],
+            0,
+        )
+        self._count.update(failed_steps=0, repairs=0)
+
+    # -- requests --------------------------------------------------------------------------------
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._requests)
+
+    def add(self, request: Request) -> None:
+        """Queue a request. Raises `InvalidRequest` if it could never run."""
+        self.check_fits(request.num_prompt, request.params.max_new_tokens)
+        if request.rid in self._requests:
+            raise InvalidRequest(
+                "rid", request.rid, "is the id of a running request", "choose another"
+            )
+        request.arrival, self._num_arrived = self._num_arrived, self._num_arrived + 1
+        request.arrival_time = self.clock()
+        self._requests[request.rid] = request
+        self.scheduler.waiting.add(request)
+
+    def check_fits(self, num_prompt: int, max_new_tokens: int) -> None:
+        if num_prompt == 0:
+            raise InvalidRequest("prompt", "", "has no tokens", "give at least one token")
+        total = num_prompt + max_new_tokens
+        if total > self.max_context:
+            raise InvalidRequest(
+                "prompt",
+                f"{num_prompt} tokens",
+                f"and max_new_tokens={max_new_tokens} are more than the model's context of "
+                f"{self.max_context} tokens",
+                "shorten the prompt or ask for fewer tokens",
+            )
+        if total - (max_new_tokens > 0) > self.slots.num_slots:
+            raise InvalidRequest(
+                "prompt",
+                f"{num_prompt} tokens",
+                f"and max_new_tokens={max_new_tokens} need more KV slots than the "
+                f"{self.slots.num_slots} there are",
+                "raise max_cache_tokens",
+            )
+
+    def abort(self, rid: str, message: str = "aborted") -> bool:
+        """End a request now, wherever it is. False if it is not (any more) here."""
+        request = self._requests.get(rid)
+        if request is None:
+            return False
+        self._finish(request, {"type": "abort", "message": message, "status_code": 499}, "aborted")
+        return True
+
+    def requests(self) -> list[Request]:
+        return list(self._requests.values())
+
+    # -- the loop --------------------------------------------------------------------------------
+
+    def step(self) -> bool:
+        """One forward pass at most. False if there was nothing to do."""
+        batch = self.scheduler.plan()
+        if batch is None:
+            return False
+        try:
+            outcome = self._execute(batch)
+        except Exception as error:  # the model failed: the requests pay, not the process
+            self._step_failed(batch, error)
+        else:
+            self.scheduler.commit(batch)
+            self._commit(batch, outcome)
+        if not batch.planned:
+            self._stalled()
+        if self.audit_every_step:
+            self.audit()
+        return True
+
+    def _execute(self, batch: Batch) -> Outcome:
+        if not batch.num_rows:
+            return Outcome((), ())
+        logits = self.runner.run(batch)
+        return self.runner.sample(batch, logits)
+
+    def _commit(self, batch: Batch, outcome: Outcome) -> None:
+        self._count["steps"] += 1
+        self._count["computed"] += batch.num_rows
+        for score, scored in zip(batch.scores, outcome.scores, strict=True):
+            score.request.prompt_scores.extend(scored)
+        for query, token in zip(batch.samples, outcome.tokens, strict=True):
+            if query.request.finished:
+                continue  # aborted by a listener within this very loop
+            if isinstance(token, Exception):
+                self._fail(query.request, token)
+            else:
+                self._append(query.request, token)
+        for request, _ in batch.planned:
+            scored = request.num_todo == 0 and request.next_scored >= request.num_prompt
+            if scored and not request.wants_sample and not request.finished:
+                self._finish(request, {"type": "length", "length": 0}, "finished")
+
+    def _append(self, request: Request, token: ScoredToken) -> None:
+        if not request.output_ids:
+            self._prompt_done(request)
+        request.append(token.token_id)
+        if request.logprobs.output:
+            request.output_scores.append(token)
+        self._count["generated"] += 1
+        reason = self._ending(request, token.token_id)
+        if reason is not None:
+            self._finish(request, reason, "finished")
+        else:
+            self._notify(request)
+
+    def _ending(self, request: Request, token_id: int) -> dict[str, Any] | None:
+        count = len(request.output_ids)
+        if token_id in request.stop_token_ids and count > request.params.min_new_tokens:
+            return {"type": "stop", "matched": token_id}
+        request.text.push(token_id)
+        if request.text.finished is not None:
+            return {"type": "stop", "matched": request.text.finished}
+        if count >= request.params.max_new_tokens:
+            return {"type": "length", "length": count}
+        return None
+
+    def _prompt_done(self, request: Request) -> None:
+        request.first_token_time = self.clock()
+        if not request.background:  # a prefetch asks for nothing of its own
+            self._count["cached"] += request.num_cached
+            self._count["prompt"] += request.num_prompt
+
+    # -- endings ---------------------------------------------------------------------------------
+
+    def _finish(self, request: Request, reason: dict[str, Any], counter: str) -> None:
+        if not request.wants_sample and counter == "finished":
+            self._prompt_done(request)
+        request.finish_reason = reason
+        request.finish_time = self.clock()
+        request.text.finish(reason)
+        self._count[counter] += 1
+        self.scheduler.remove(request)
+        self._requests.pop(request.rid, None)
+        self._notify(request)
+
+    def _fail(self, request: Request, error: Exception) -> None:
+        request.error = error
+        reason = {"type": "abort", "message": str(error), "status_code": 500}
+        self._finish(request, {**reason, "err_type": type(error).__name__}, "failed")
+
+    def _notify(self, request: Request) -> None:
+        try:
+            request.on_update(request)
+        except Exception as error:  # a listener's fault is not the engine's
+            warnings.warn(f"a listener of request {request.rid} raised {error!r}", stacklevel=2)
+            if not request.finished:
+                self.abort(request.rid, "its listener failed")
+
+    def _step_failed(self, batch: Batch, error: Exception) -> None:
+        self._count["failed_steps"] += 1
+        requests = self.scheduler.rollback(batch)
+        if len(requests) == 1:
+            failure = BackendError(f"the model failed on this request: {error}")
+            failure.__cause__ = error
+            self._fail(requests[0], failure)
+
+    def _stalled(self) -> None:
+        """No request could take part in a step: a broken promise of the scheduler. End the oldest
+        rather than wait for ever, and mend what can be mended."""
+        self.audit()
+        oldest = min(self._requests.values(), key=lambda r: r.arrival, default=None)
+        if oldest is not None:
+            self._fail(oldest, BackendError("the scheduler found no way to run this request"))
+
+    # -- looking -----------------------------------------------------------------------------------
+
+    def audit(self) -> None:
+        """Check every invariant of the cache. Raises in tests (`audit_every_step`); in service what is
+        broken is repaired and reported."""
+        leases = self.scheduler.open_leases()
+        try:
+            audit(self.tree, leases)
+        except AuditError as error:
+            if self.audit_every_step:
+                raise
+            self._count["repairs"] += 1
+            repair(self.tree, leases)
+            warnings.warn(
+                f"the KV cache was inconsistent and has been repaired: {error}", stacklevel=2
+            )
+
+    def flush(self) -> bool:
+        """Forget every cached prefix. False (and nothing happens) while requests are here."""
+        if self.has_work:
+            return False
+        self.tree.flush()
+        return True
+
+    def stats(self) -> EngineStats:
+        count = self._count
+        return EngineStats(
+            num_steps=count["steps"],
+            num_computed_tokens=count["computed"],
+            num_cached_tokens=count["cached"],
+            num_generated_tokens=count["generated"],
+            num_prompt_tokens=count["prompt"],
+            num_preemptions=self.scheduler.num_preemptions,
+            num_finished=count["finished"],
+            num_aborted=count["aborted"],
+            num_failed=count["failed"],
+            num_failed_steps=count["failed_steps"],
+            num_repairs=count["repairs"],
+            num_running=len(self.scheduler.running),
+            num_waiting=len(self.scheduler.waiting),
+            num_slots=self.slots.num_slots,
+            num_free_slots=self.slots.num_free,
+            num_tree_tokens=self.tree.num_tree_tokens,
+            num_pinned_tokens=self.tree.num_pinned_tokens,
+        )

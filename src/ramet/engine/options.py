@@ -1,0 +1,114 @@
+"""What an engine can be told when it starts: one frozen record, checked when built.
+
+Knows names, defaults and bounds; refuses to know how they are used. Also answers to the names that
+other servers use for the same thing (`ServerArgs` of the public frontend).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ramet.engine.policy import POLICIES, PolicyName
+from ramet.errors import InvalidRequest
+
+__all__ = ["EngineOptions"]
+
+_OTHER_NAMES = {
+    "max_total_tokens": "max_cache_tokens",
+    "chunked_prefill_size": "max_step_tokens",
+    "max_running_requests": "max_running",
+    "random_seed": "seed",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """Options of `ramet.Engine`.
+
+    - `model_path`: a checkpoint folder, or "pocket" for the embedded model.
+    - `tokenizer_path`: where the tokenizer is, if not in the model's folder.
+    - `device`: "cpu" or "cuda" (also "cuda:1"). `dtype`: None picks fp16 weights with fp32 arithmetic on
+      a CPU and the checkpoint's 16-bit type on a GPU; "float32" is for parity.
+    - `context_length`: tokens that one request may have (default: what the checkpoint says).
+    - `max_cache_tokens`: KV slots; default: a quarter of the free memory (CPU), or
+      `mem_fraction_static` of what is free after loading (GPU).
+    - `max_step_tokens`: rows per step; longer prompts are computed in chunks.
+    - `max_running`: requests that decode at the same time.
+    - `schedule_policy`: "lpm" (longest cached prefix first), "fcfs", "random". `max_overtaken`: how many
+      later arrivals may be admitted before a waiting request at most.
+    - `disable_radix_cache`: share nothing (for comparison).
+    - `chat_template`: name of a table template, instead of the checkpoint's own.
+    - `seed`: seeds of requests that bring none are drawn from it (None: from the operating system).
+    - `num_threads`: of the CPU's linear algebra in this process (None: leave it as it is).
+    - `audit`: check every invariant of the cache after every step (slow; for tests).
+    - `progress`: called with (done, total, what) while the model loads.
+    """
+
+    model_path: str = "pocket"
+    tokenizer_path: str | None = None
+    device: str = "cpu"
+    dtype: str | None = None
+    context_length: int | None = None
+    max_cache_tokens: int | None = None
+    mem_fraction_static: float = 0.85
+    max_step_tokens: int = 1024
+    max_running: int = 256
+    schedule_policy: PolicyName = "lpm"
+    max_overtaken: int = 64
+    disable_radix_cache: bool = False
+    chat_template: str | None = None
+    served_model_name: str | None = None
+    seed: int | None = None
+    num_threads: int | None = None
+    audit: bool = False
+    progress: Callable[[int, int, str], None] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_step_tokens", "max_running", "max_overtaken"):
+            _at_least_one(name, getattr(self, name))
+        for name in ("context_length", "max_cache_tokens", "num_threads"):
+            if getattr(self, name) is not None:
+                _at_least_one(name, getattr(self, name))
+        if self.schedule_policy not in POLICIES:
+            known = ", ".join(POLICIES)
+            raise InvalidRequest(
+                "schedule_policy", self.schedule_policy, "is unknown", f"known are {known}"
+            )
+        if not 0 < self.mem_fraction_static <= 1:
+            raise InvalidRequest(
+                "mem_fraction_static", self.mem_fraction_static, "is not in (0, 1]"
+            )
+
+    @classmethod
+    def from_kwargs(cls, values: dict[str, Any]) -> EngineOptions:
+        """Names as above or as other servers spell them; an unknown name is an error."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        clean: dict[str, Any] = {}
+        for name, value in values.items():
+            own = _OTHER_NAMES.get(name, name)
+            if own not in known:
+                raise InvalidRequest(
+                    name,
+                    value,
+                    "is no option of the engine",
+                    f"known are {', '.join(sorted(known))}",
+                )
+            if own in clean:
+                raise InvalidRequest(name, value, f"is another name of {own}, which is given too")
+            clean[own] = value
+        if "model_path" in clean:
+            clean["model_path"] = str(clean["model_path"])
+        return cls(**clean)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "progress"
+        }
+
+
+def _at_least_one(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InvalidRequest(name, value, "is not a whole number of at least 1")

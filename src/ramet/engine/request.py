@@ -1,0 +1,150 @@
+"""One request: known tokens, and a lease on the KV of those that are computed.
+
+Prefill, a chunk of it, decoding, resumption after preemption and the scoring of a given text are one
+case here: some tokens are known and not computed yet, and the logits of some positions are wanted.
+Knows nothing of how steps are planned or run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from ramet.cache.lease import Lease
+from ramet.kernels.plan import IntArray
+from ramet.params import SamplingParams
+
+__all__ = ["LogprobOptions", "OutputText", "Request", "ScoredToken"]
+
+
+class OutputText(Protocol):
+    """What a request tells of its output while it runs (`ramet.engine.text.GenerationText`, or a fake
+    in simulations)."""
+
+    @property
+    def finished(self) -> str | None:
+        """The stop string that ended the text, if any."""
+        ...
+
+    def push(self, token_id: int) -> None: ...
+
+    def finish(self, reason: dict[str, Any]) -> str: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogprobOptions:
+    """Which log-probabilities are wanted. `prompt_start` is the first prompt position to score, or None
+    for none; `top` and `token_ids` ask for more tokens at each scored position."""
+
+    output: bool = False
+    prompt_start: int | None = None
+    top: int = 0
+    token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredToken:
+    """A token with its raw log-probability (None for the first token of a prompt), the `top` most
+    likely ones at its position and the asked-for ones, as (logprob, id)."""
+
+    token_id: int
+    logprob: float | None
+    top: Sequence[tuple[float, int]] = ()
+    asked: Sequence[tuple[float, int]] = ()
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """`on_update(request)` is called on the stepping thread after each step that changed the request,
+    the last time with `finish_reason` set. `arrival` is a serial number: smaller is older."""
+
+    rid: str
+    prompt_ids: IntArray
+    params: SamplingParams
+    text: OutputText
+    seed: int = 0
+    salt: str = ""
+    logprobs: LogprobOptions = field(default_factory=LogprobOptions)
+    on_update: Callable[[Request], None] = lambda _request: None
+    stop_token_ids: frozenset[int] = frozenset()
+    background: bool = False  # advice (a prefetch), not somebody's call
+
+    arrival: int = -1
+    arrival_time: float = 0.0
+    first_token_time: float | None = None
+    finish_time: float | None = None
+
+    lease: Lease | None = None
+    output_ids: list[int] = field(default_factory=list)
+    output_scores: list[ScoredToken] = field(default_factory=list)
+    prompt_scores: list[ScoredToken] = field(default_factory=list)
+    finish_reason: dict[str, Any] | None = None
+    error: BaseException | None = None
+
+    num_prompt_rows: int = 0  # rows of the prompt that were computed for this very request
+    num_preemptions: int = 0
+    num_overtaken: int = 0  # later arrivals that were admitted while this one waited
+    match_length: int = 0  # leading tokens that the tree held when it was last asked
+    match_version: int = -1
+    alone: bool = False  # was in a batch that failed: its next step has no neighbours
+
+    _known: IntArray = field(init=False)
+    _num_known: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._num_known = len(self.prompt_ids)
+        self._known = np.empty(self._num_known + min(self.params.max_new_tokens, 256), np.int64)
+        self._known[: self._num_known] = self.prompt_ids
+        if self.logprobs.prompt_start == 0:
+            self.prompt_scores.append(ScoredToken(int(self.prompt_ids[0]), None))
+
+    @property
+    def known(self) -> IntArray:
+        """All tokens that are known, prompt and generated: a view, valid until the next append."""
+        return self._known[: self._num_known]
+
+    @property
+    def num_known(self) -> int:
+        return self._num_known
+
+    @property
+    def num_prompt(self) -> int:
+        return len(self.prompt_ids)
+
+    @property
+    def num_computed(self) -> int:
+        return 0 if self.lease is None else len(self.lease)
+
+    @property
+    def num_todo(self) -> int:
+        return self._num_known - self.num_computed
+
+    @property
+    def finished(self) -> bool:
+        return self.finish_reason is not None
+
+    @property
+    def wants_sample(self) -> bool:
+        return self.params.max_new_tokens > 0
+
+    @property
+    def next_scored(self) -> int:
+        """The first prompt position without the score that was asked for (num_prompt: none)."""
+        if self.logprobs.prompt_start is None:
+            return self.num_prompt
+        return self.logprobs.prompt_start + len(self.prompt_scores)
+
+    @property
+    def num_cached(self) -> int:
+        """Prompt tokens that nobody had to compute for this request."""
+        return max(0, self.num_prompt - self.num_prompt_rows)
+
+    def append(self, token_id: int) -> None:
+        if self._num_known == len(self._known):
+            self._known = np.concatenate([self._known, np.empty(len(self._known) + 64, np.int64)])
+        self._known[self._num_known] = token_id
+        self._num_known += 1
+        self.output_ids.append(token_id)

@@ -1,0 +1,282 @@
+"""Which tokens the next step computes.
+
+Owns the waiting and the running requests and every lease; asks the tree what is computed already, and
+hands out a `Batch`. Torch-free, no clock, no model: the simulator drives the same object.
+
+A plan takes requests in turn: match the tree, reserve slots for what this step computes, publish them at
+once. The forward pass writes a layer's keys and values before any attention of that layer reads them,
+so the next request in turn also matches what this same batch is about to compute.
+
+Nothing is reserved for tokens that do not exist yet. When slots run out the youngest running request is
+preempted: its tokens stay in the tree, evictable, and it resumes before anything new starts. The oldest
+is never preempted and can evict everybody else's tokens, so it finishes; hence everyone does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ramet.cache.lease import Lease
+from ramet.cache.slots import OutOfSlots, SlotPool
+from ramet.cache.tree import RadixTree, path_key
+from ramet.engine.batch import Batch, Segment, Wanted, build_batch
+from ramet.engine.policy import WaitingQueue
+from ramet.engine.request import Request
+from ramet.kernels.plan import IntArray
+
+__all__ = ["Limits", "Scheduler"]
+
+# Slots that an admission leaves free per running request, so that the newcomer's first steps do not
+# preempt somebody at once.
+HEADROOM = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`max_step_tokens` bounds the rows of a step (decoding rows always fit: one per running request,
+    and no more than `max_step_tokens` requests run). `use_cache=False` computes every request on its
+    own: the slow twin that sharing is compared with."""
+
+    max_step_tokens: int = 1024
+    max_running: int = 256
+    use_cache: bool = True
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A batch in the making. `claimed` marks the slots whose token is a row of it."""
+
+    budget: int
+    claimed: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    segments: list[Segment] = field(default_factory=list)
+    wanted: list[Wanted] = field(default_factory=list)
+    planned: dict[int, tuple[Request, int]] = field(default_factory=dict)
+
+    def __contains__(self, request: Request) -> bool:
+        return id(request) in self.planned
+
+    def add(self, request: Request, start: int, stop: int, *, scratch: bool, slots: object) -> None:
+        self.segments.append(Segment(request, start, stop, scratch))
+        self.claimed[slots] = True  # type: ignore[index]
+        self.budget -= stop - start
+
+
+class Scheduler:
+    """`plan()` -> the next batch; then exactly one of `commit(batch)` and `rollback(batch)`."""
+
+    def __init__(
+        self,
+        tree: RadixTree,
+        slots: SlotPool,
+        queue: WaitingQueue,
+        limits: Limits | None = None,
+    ) -> None:
+        self.tree, self.slots, self.waiting = tree, slots, queue
+        self.limits = limits or Limits()
+        self.running: list[Request] = []  # in order of arrival
+        self.num_preemptions = 0
+
+    @property
+    def scratch_slot(self) -> int:
+        return self.slots.num_slots
+
+    # -- the plan --------------------------------------------------------------------------------
+
+    def plan(self) -> Batch | None:
+        """The next batch, or None if there is nothing to do. Slots are reserved and published."""
+        if not self.running and not len(self.waiting):
+            return None
+        self.tree.begin_step()
+        draft = _Draft(self.limits.max_step_tokens, np.zeros(self.slots.num_slots, np.bool_))
+        suspect = next((r for r in self.running if r.alone), None)
+        if suspect is not None:
+            self._continue([suspect], draft)
+        else:
+            self._continue([r for r in self.running if r.num_todo <= 1], draft)
+            self._continue([r for r in self.running if r.num_todo > 1], draft)
+            self._admit(draft)
+        order = {id(r): path_key(lease) for r, lease in self._leases(draft)}
+        draft.segments.sort(key=lambda s: (order[id(s.request)], s.request.arrival, s.start))
+        return build_batch(
+            draft.segments,
+            draft.wanted,
+            list(draft.planned.values()),
+            self.slots.num_slots,
+            self.scratch_slot,
+        )
+
+    def _leases(self, draft: _Draft) -> list[tuple[Request, Lease]]:
+        return [(r, r.lease) for r, _ in draft.planned.values() if r.lease is not None]
+
+    def _continue(self, requests: list[Request], draft: _Draft) -> None:
+        for request in requests:
+            if draft.budget <= 0 or request.lease is None or request in draft:
+                continue  # no budget left, or preempted by one before it
+            self._take(request, draft)
+
+    def _admit(self, draft: _Draft) -> None:
+        room = min(self.limits.max_running, self.limits.max_step_tokens)
+        if draft.budget <= 0 or len(self.running) >= room or not len(self.waiting):
+            return
+        self.waiting.refresh(self.tree.version, self._match)
+        while draft.budget > 0 and len(self.running) < room:
+            request = self.waiting.next()
+            if request is None or not self._open(request):
+                return
+            self.waiting.admitted(request)
+            self.running.append(request)
+            self.running.sort(key=lambda r: r.arrival)
+            self._take(request, draft)
+            if self.limits.use_cache:
+                self.waiting.published(request, self._match)
+
+    def _match(self, request: Request) -> int:
+        return self.tree.match(request.known, request.salt) if self.limits.use_cache else 0
+
+    def _open(self, request: Request) -> bool:
+        """Pin what the tree holds of `request`; False if the rest would not fit beside the others."""
+        limit = None if self.limits.use_cache else 0
+        lease = self.tree.open(request.known, request.salt, limit)
+        need = request.num_known - len(lease)
+        if self.running:
+            need += sum(HEADROOM + max(0, r.num_todo) for r in self.running)
+        if need > self.slots.num_free + self.tree.num_evictable_tokens:
+            lease.close()
+            return False
+        request.lease = lease
+        return True
+
+    # -- one request's part of the plan -------------------------------------------------------------
+
+    def _take(self, request: Request, draft: _Draft) -> None:
+        """Give `request` its rows: first those whose KV is there but whose logits are wanted, then
+        tokens that nobody has computed."""
+        lease = request.lease
+        if lease is None:
+            raise RuntimeError(f"request {request.rid} has no lease")
+        if self.limits.use_cache and not lease.num_reserved:
+            lease.extend_match(request.known)
+        before = len(lease)
+        missing = self._missing(request, lease, draft)
+        count = self._reserve(request, draft, draft.budget - len(missing))
+        if request.lease is None:
+            return
+        if count and self.limits.use_cache and before < request.num_prompt:
+            # Prompt tokens are published before they are computed; generated ones when they end.
+            lease.publish(request.known[: len(lease)])
+        draft.planned[id(request)] = (request, before)
+        cut = None if len(missing) <= draft.budget else int(missing[draft.budget])
+        self._add_rows(request, lease, missing[: draft.budget], draft, scratch=True)
+        self._add_rows(request, lease, np.arange(before, before + count), draft, scratch=False)
+        self._want(request, lease, draft, cut)
+
+    def _missing(self, request: Request, lease: Lease, draft: _Draft) -> IntArray:
+        """Positions whose KV is held and whose logits are wanted, but that are no row of the batch."""
+        held = len(lease)
+        start = min(request.next_scored - 1, held)
+        positions = np.arange(start, min(held, request.num_prompt - 1))
+        if request.wants_sample and held == request.num_known and held > start:
+            positions = np.append(positions[positions < held - 1], held - 1)
+        return positions[~draft.claimed[lease.slots[positions]]]
+
+    def _add_rows(
+        self, request: Request, lease: Lease, positions: IntArray, draft: _Draft, *, scratch: bool
+    ) -> None:
+        for run in np.split(positions, np.flatnonzero(np.diff(positions) != 1) + 1):
+            if len(run):
+                start, stop = int(run[0]), int(run[-1]) + 1
+                draft.add(request, start, stop, scratch=scratch, slots=lease.slots[start:stop])
+
+    def _reserve(self, request: Request, draft: _Draft, budget: int) -> int:
+        """Slots for up to `budget` tokens; preempts younger requests if it must. Returns how many
+        (0 with `request.lease is None`: it was preempted itself)."""
+        lease = request.lease
+        count = min(request.num_todo, budget)
+        while lease is not None and count > 0:
+            try:
+                lease.reserve(count)
+                return count
+            except OutOfSlots:
+                free = self.slots.num_free + self.tree.num_evictable_tokens
+                if 0 < free < count:
+                    count = free
+                    continue
+                victim = self._youngest(draft)
+                if victim is None or victim.arrival < request.arrival:
+                    return 0
+                self.preempt(victim)
+                lease = request.lease
+        return 0
+
+    def _youngest(self, draft: _Draft) -> Request | None:
+        """Whom to preempt: the youngest that is not in this step's batch. Never the only one."""
+        free_to_go = [r for r in self.running if r not in draft and r.lease is not None]
+        return free_to_go[-1] if free_to_go and len(self.running) > 1 else None
+
+    def _want(self, request: Request, lease: Lease, draft: _Draft, cut: int | None) -> None:
+        """Note the logits that `request` reads this step; rows from position `cut` on did not fit."""
+        stop = len(lease) if cut is None else cut
+        start = request.next_scored - 1
+        scored = min(stop, request.num_prompt - 1)
+        if scored > start:
+            draft.wanted.append(Wanted(request, start, scored, sample=False))
+        if request.wants_sample and stop == request.num_known:
+            draft.wanted.append(Wanted(request, stop - 1, stop, sample=True))
+
+    # -- what becomes of a batch --------------------------------------------------------------------
+
+    def commit(self, batch: Batch) -> None:
+        """The batch was computed: its slots hold what the tree says."""
+        for request, _ in batch.planned:
+            if request.lease is not None:
+                request.lease.advance(len(request.lease) - request.lease.num_computed)
+            request.alone = False
+        self._count_prompt_rows(batch)
+        self.tree.commit_step()
+
+    def rollback(self, batch: Batch) -> list[Request]:
+        """The batch failed: take back what it published. Returns the requests that were in it; each
+        runs its next step without neighbours, so that only the one at fault fails."""
+        self.tree.rollback_step()
+        for request, before in batch.planned:
+            if request.lease is not None:
+                request.lease.truncate(min(before, len(request.lease)))
+            request.alone = True
+        return [request for request, _ in batch.planned]
+
+    def _count_prompt_rows(self, batch: Batch) -> None:
+        for segment in batch.segments:
+            request = segment.request
+            if request.num_preemptions == 0 and not request.output_ids:
+                request.num_prompt_rows += min(segment.stop, request.num_prompt) - segment.start
+
+    # -- coming and going ------------------------------------------------------------------------
+
+    def preempt(self, request: Request) -> None:
+        """Take the slots of a running request; what it computed stays in the tree, evictable."""
+        self._release(request)
+        self.running.remove(request)
+        request.num_preemptions += 1
+        self.num_preemptions += 1
+        self.waiting.add_preempted(request)
+
+    def remove(self, request: Request) -> None:
+        """The request ended, in whatever way: it owns nothing any more."""
+        self._release(request)
+        if request in self.running:
+            self.running.remove(request)
+        else:
+            self.waiting.remove(request)
+
+    def _release(self, request: Request) -> None:
+        lease, request.lease = request.lease, None
+        if lease is None:
+            return
+        if self.limits.use_cache and lease.num_reserved:
+            lease.publish(request.known[: len(lease)])
+        lease.close()
+
+    def open_leases(self) -> list[Lease]:
+        return [r.lease for r in self.running if r.lease is not None]

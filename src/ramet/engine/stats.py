@@ -1,0 +1,40 @@
+"""Counters of one engine, as a record. Knows numbers only."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+__all__ = ["EngineStats"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """A snapshot. `num_computed_tokens` counts rows that went through the model (prompt and generated,
+    recomputed ones too), `num_cached_tokens` prompt tokens that nobody had to compute for the request
+    that asked (held by the tree, or computed once in the same batch for somebody else)."""
+
+    num_steps: int
+    num_computed_tokens: int
+    num_cached_tokens: int
+    num_generated_tokens: int
+    num_prompt_tokens: int
+    num_preemptions: int
+    num_finished: int
+    num_aborted: int
+    num_failed: int
+    num_failed_steps: int
+    num_repairs: int
+    num_running: int
+    num_waiting: int
+    num_slots: int
+    num_free_slots: int
+    num_tree_tokens: int
+    num_pinned_tokens: int
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of the prompt tokens of finished prompts that came from the cache."""
+        return self.num_cached_tokens / self.num_prompt_tokens if self.num_prompt_tokens else 0.0
+
+    def to_dict(self) -> dict[str, int]:
+        return asdict(self)
