@@ -1,0 +1,214 @@
+"""From a checkpoint folder to a Decoder: which tensor goes where, in which dtype.
+
+Knows the tensor names of Hugging Face checkpoints and fuses the matrices that read the same input;
+refuses to know how a forward pass runs. One fused matrix at a time is in memory beside the result.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ramet.errors import CheckpointError, InvalidRequest
+from ramet.kernels.linear import Linear, TorchLinear, exceeds_fp16, pack_linear
+from ramet.models.config import ModelConfig
+from ramet.models.decoder import Decoder, DecoderWeights, LayerWeights
+from ramet.models.weights import Checkpoint, Progress
+
+__all__ = ["load"]
+
+_DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+_EMBEDDING, _LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+def load(
+    path: str | Path,
+    *,
+    device: str | torch.device,
+    dtype: str | torch.dtype | None,
+    max_context: int | None,
+    progress: Progress | None,
+) -> Decoder:
+    """See `ramet.models.load_model`."""
+    target = _device(device)
+    asked = _dtype(dtype, target)
+    config = ModelConfig.from_folder(path)
+    context = _max_context(max_context, config)
+    with Checkpoint(path, progress) as checkpoint:
+        builder = _Builder(config, checkpoint, target, asked)
+        weights = builder.build()
+    compute = torch.float32 if target.type == "cpu" else builder.dtype
+    return Decoder(config, weights, device=target, dtype=compute, max_context=context)
+
+
+class _Builder:
+    """Reads a checkpoint's tensors in order of their use and packs them. `dtype` is that of weights."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        checkpoint: Checkpoint,
+        device: torch.device,
+        dtype: torch.dtype | None,
+    ) -> None:
+        self._config, self._checkpoint, self._device = config, checkpoint, device
+        self._num_bytes = 0
+        self._embedding = checkpoint.tensor(_EMBEDDING, (config.vocab_size, config.hidden_size))
+        self.dtype = dtype or self._natural_dtype()
+
+    def _natural_dtype(self) -> torch.dtype:
+        if self._device.type == "cpu" or self._embedding.dtype != torch.bfloat16:
+            return torch.float16
+        return torch.bfloat16
+
+    def build(self) -> DecoderWeights:
+        config = self._config
+        embedding = self._convert(self._embedding, _EMBEDDING)
+        self._num_bytes += embedding.numel() * embedding.element_size()
+        layers = tuple(self._layer(number) for number in range(config.num_layers))
+        return DecoderWeights(
+            embedding=embedding,
+            layers=layers,
+            final_norm=self._norm("model.norm.weight", config.hidden_size),
+            lm_head=self._lm_head(embedding),
+            num_bytes=self._num_bytes,
+        )
+
+    def _layer(self, number: int) -> LayerWeights:
+        c = self._config
+        at, mlp = f"model.layers.{number}.self_attn.", f"model.layers.{number}.mlp."
+        num_q, num_kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+        hidden, inner = c.hidden_size, c.intermediate_size
+        return LayerWeights(
+            input_norm=self._norm(f"model.layers.{number}.input_layernorm.weight", hidden),
+            qkv=self._linear(
+                {at + "q_proj": num_q, at + "k_proj": num_kv, at + "v_proj": num_kv},
+                hidden,
+                c.qkv_bias,
+            ),
+            qk_norm=self._qk_norm(at) if c.qk_norm else None,
+            o=self._linear({at + "o_proj": hidden}, num_q, c.o_bias),
+            post_norm=self._norm(f"model.layers.{number}.post_attention_layernorm.weight", hidden),
+            gate_up=self._linear(
+                {mlp + "gate_proj": inner, mlp + "up_proj": inner}, hidden, c.mlp_bias
+            ),
+            down=self._linear({mlp + "down_proj": hidden}, inner, c.mlp_bias),
+        )
+
+    def _linear(self, sizes: dict[str, int], num_in: int, has_bias: bool) -> Linear:
+        """One matrix out of those named: {name: number of outputs}, in this order."""
+        read = self._checkpoint.tensor
+        weight = torch.cat([read(f"{name}.weight", (n, num_in)) for name, n in sizes.items()])
+        bias = None
+        if has_bias:
+            bias = torch.cat([read(f"{name}.bias", (n,)) for name, n in sizes.items()])
+        else:
+            self._refuse_hidden_biases(sizes)
+        return self._pack(weight, bias, " + ".join(sizes))
+
+    def _refuse_hidden_biases(self, sizes: dict[str, int]) -> None:
+        """A bias that config.json denies would be dropped silently; one of zeros changes nothing."""
+        for name, n in sizes.items():
+            bias = f"{name}.bias"
+            if bias in self._checkpoint and bool(self._checkpoint.tensor(bias, (n,)).any()):
+                raise CheckpointError(
+                    f"{self._checkpoint.folder}: the weights have {bias!r}, but by config.json this "
+                    "model has no such bias; set attention_bias or mlp_bias if it is meant to be used"
+                )
+
+    def _pack(self, weight: torch.Tensor, bias: torch.Tensor | None, name: str) -> Linear:
+        if self._device.type == "cpu":
+            linear = pack_linear(weight, bias, self.dtype, name)
+        else:
+            on_device = None if bias is None else self._convert(bias, f"bias of {name}")
+            linear = TorchLinear(self._convert(weight, name), on_device)
+        self._num_bytes += linear.num_bytes
+        return linear
+
+    def _lm_head(self, embedding: torch.Tensor) -> Linear:
+        if not self._config.tie_word_embeddings:
+            shape = (self._config.vocab_size, self._config.hidden_size)
+            return self._pack(self._checkpoint.tensor(_LM_HEAD, shape), None, _LM_HEAD)
+        if self._device.type == "cpu":  # packed, so it cannot share the embedding's memory
+            return self._pack(embedding, None, _EMBEDDING)
+        return TorchLinear(embedding)
+
+    def _norm(self, name: str, size: int) -> torch.Tensor:
+        weight = self._checkpoint.tensor(name, (size,)).to(self._device, torch.float32)
+        self._num_bytes += weight.numel() * 4
+        return weight
+
+    def _qk_norm(self, prefix: str) -> torch.Tensor:
+        c = self._config
+        q = self._norm(prefix + "q_norm.weight", c.head_dim).expand(c.num_heads, -1)
+        k = self._norm(prefix + "k_norm.weight", c.head_dim).expand(c.num_kv_heads, -1)
+        return torch.cat((q, k))
+
+    def _convert(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
+        """To the device in the weights' dtype. On a CPU, what float16 cannot hold stays float32."""
+        if self.dtype == torch.float16 and exceeds_fp16(tensor):
+            if self._device.type != "cpu":
+                raise InvalidRequest(
+                    "dtype", "float16", f"cannot hold the numbers of {name}", 'use "bfloat16"'
+                )
+            return tensor.float()
+        return tensor.to(self._device, self.dtype)
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        target = torch.device(device)
+    except (RuntimeError, TypeError):
+        target = None
+    if target is None or target.type not in ("cpu", "cuda"):
+        raise InvalidRequest(
+            "device", device, "is not a device Ramet runs on", 'use "cpu" or "cuda"'
+        )
+    if target.type == "cuda":
+        if not torch.cuda.is_available():
+            raise InvalidRequest(
+                "device", str(device), "is not available: torch sees no CUDA GPU", 'use "cpu"'
+            )
+        num_gpus = torch.cuda.device_count()
+        if target.index is not None and target.index >= num_gpus:
+            raise InvalidRequest(
+                "device", str(device), f"does not exist: there are {num_gpus} GPUs"
+            )
+    return target
+
+
+def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype | None:
+    if dtype is None:
+        return None
+    name = str(dtype).removeprefix("torch.")
+    if name not in _DTYPES:
+        raise InvalidRequest("dtype", name, "is not known", f"use {', '.join(_DTYPES)} or None")
+    if device.type == "cpu" and name == "bfloat16":
+        raise InvalidRequest(
+            "dtype",
+            name,
+            "is not run on a CPU",
+            'use "float16" (weights; arithmetic is float32) or "float32"; both read bf16 checkpoints',
+        )
+    return _DTYPES[name]
+
+
+def _max_context(asked: int | None, config: ModelConfig) -> int:
+    if asked is None:
+        return config.max_context
+    if isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
+        raise InvalidRequest("max_context", asked, "is not a positive integer")
+    if asked > config.max_context:
+        raise InvalidRequest(
+            "max_context",
+            asked,
+            f"is more than the {config.max_context} tokens of this checkpoint "
+            f"(max_position_embeddings {config.max_position_embeddings}, sliding_window "
+            f"{config.sliding_window}, rope {config.rope.kind})",
+        )
+    return asked
