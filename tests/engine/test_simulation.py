@@ -54,6 +54,7 @@ class World:
         self.texts: list[list[int]] = [[]]
         self.requests: list[Request] = []
         self.fails = rng.random() < 0.3
+        self.aborts = rng.random() < 0.5
 
     def arrive(self) -> None:
         rng = self.rng
@@ -62,7 +63,8 @@ class World:
             rng.randrange(3) for _ in range(rng.randint(0 if base else 1, 12))
         ]
         prompt = prompt[: self.slots // 2] or [1]
-        new = rng.randint(0, max(0, min(10, self.slots - len(prompt))))
+        longest = self.slots - len(prompt)
+        new = rng.randint(0, max(0, min(rng.choice([10, 60]), longest)))
         start = rng.choice([None, None, 0, rng.randint(0, len(prompt))])
         request = Request(
             rid=str(len(self.requests)),
@@ -79,14 +81,21 @@ class World:
     def step(self) -> None:
         rng = self.rng
         self.runner.fail_next = self.fails and rng.random() < 0.1
-        self.core.step()
+        before = self.progress()
+        busy = self.core.step()
+        assert not busy or self.progress() > before, "a step that did nothing"
         self.clock.advance(rng.random())
-        if rng.random() < 0.05 and self.core.requests():
+        if self.aborts and rng.random() < 0.05 and self.core.requests():
             self.core.abort(rng.choice(self.core.requests()).rid)
         self.check()
         for request in self.requests[-5:]:
             if request.finished and rng.random() < 0.2:
                 self.texts.append([int(t) for t in request.known])
+
+    def progress(self) -> int:
+        stats = self.core.stats()
+        done = stats.num_finished + stats.num_aborted + stats.num_failed
+        return stats.num_computed_tokens + done + stats.num_failed_steps
 
     def check(self) -> None:
         kv = self.runner.kv
@@ -140,6 +149,7 @@ class World:
 
 @pytest.mark.parametrize("block", range(10))
 def test_nothing_lost_nothing_doubled_everyone_finishes(block: int) -> None:
+    num_preemptions = num_failed_steps = 0
     for seed in SEEDS[block::10]:
         world = World(seed)
         try:
@@ -148,3 +158,7 @@ def test_nothing_lost_nothing_doubled_everyone_finishes(block: int) -> None:
         except BaseException:
             print(f"seed {seed}")
             raise
+        num_preemptions += world.core.stats().num_preemptions
+        num_failed_steps += world.core.stats().num_failed_steps
+    assert num_preemptions, "the worlds are too easy"
+    assert num_failed_steps

@@ -62,7 +62,7 @@ def assemble(path: Path, options: EngineOptions) -> tuple[EngineCore, Tokenizer,
 
 
 def _default_slots(model: Decoder, options: EngineOptions) -> int:
-    per_slot = model.make_kv_pool(1).bytes_per_slot
+    per_slot = model.kv_bytes_per_slot
     if model.device.type == "cuda":
         free, total = torch.cuda.mem_get_info(model.device)
         budget = free - (1 - options.mem_fraction_static) * total

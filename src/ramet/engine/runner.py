@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from ramet.cache.pool import KVPool
-from ramet.engine.batch import Batch
+from ramet.engine.batch import Batch, ScoreQuery
 from ramet.engine.loop import Outcome
 from ramet.engine.request import Request, ScoredToken
 from ramet.engine.sampler import Sampled, SampleSpec, prompt_logprobs, sample
@@ -28,3 +28,38 @@ class ModelRunner:
         return self.model.forward(
             batch.token_ids, batch.positions, batch.out_slots, batch.plan, batch.logit_rows, self.kv
         )
+
+    def sample(self, batch: Batch, logits: torch.Tensor) -> Outcome:
+        rows = [query.logits_index for query in batch.samples]
+        drawn = sample(logits, rows, [_spec(query.request) for query in batch.samples])
+        tokens = [d.error or _scored(d) for d in drawn]
+        return Outcome(tokens, [self._score(query, logits) for query in batch.scores])
+
+    def _score(self, query: ScoreQuery, logits: torch.Tensor) -> list[ScoredToken]:
+        request, count = query.request, len(query.logits_indices)
+        rows = logits[torch.from_numpy(query.logits_indices)]
+        ids = request.prompt_ids[query.start : query.start + count]
+        options = request.logprobs
+        return [_scored(s) for s in prompt_logprobs(rows, ids, options.top, options.token_ids)]
+
+
+def _spec(request: Request) -> SampleSpec:
+    params, options = request.params, request.logprobs
+    too_early = len(request.output_ids) < params.min_new_tokens
+    return SampleSpec(
+        params,
+        seed=request.seed,
+        step=len(request.output_ids),
+        output_ids=request.output_ids,
+        prompt_ids=request.prompt_ids,
+        banned_ids=sorted(request.stop_token_ids) if too_early else (),
+        top_logprobs_num=options.top if options.output else 0,
+        token_ids_logprob=options.token_ids if options.output else (),
+        need_logprob=options.output,
+    )
+
+
+def _scored(sampled: Sampled) -> ScoredToken:
+    if sampled.error is not None:
+        raise sampled.error
+    return ScoredToken(sampled.token_id, sampled.logprob, sampled.top, sampled.ids)

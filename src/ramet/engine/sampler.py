@@ -1,0 +1,382 @@
+"""From logits to tokens and log-probabilities.
+
+Every row is computed on its own: what a spec gets depends on its own row, parameters, seed and step, never
+on its neighbours or their number. Knows logits and sampling parameters; refuses to know requests,
+constraints (beyond a mask) and text.
+
+The order is fixed: logit bias, frequency and presence penalties, repetition penalty, bans and mask;
+then temperature, top-k, top-p, min-p, each on what the one before left. Reported log-probabilities are
+the log-softmax of the raw logits, before any of this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ramet.errors import BackendError, InvalidRequest, RametError
+from ramet.params import SamplingParams
+
+__all__ = ["SampleSpec", "Sampled", "prompt_logprobs", "sample", "uniforms"]
+
+Ids = Sequence[int] | npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+_FIRST_LOOK = 64  # tokens to rank before it is known how many are needed
+_LOOK_FURTHER = 16  # times as many at each further look
+_BLOCK = 512  # tokens whose weights are summed before it is known which of them is drawn
+_SCORE_ROWS = 64  # rows of a prompt whose log-softmax exists at a time
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SampleSpec:
+    """How one token is drawn. `step` counts the tokens generated before it. `prompt_ids` are read for the
+    repetition penalty, `output_ids` for all penalties. `banned_ids` cannot be drawn; `allowed` is a mask
+    of what can: bool [vocab], or bits packed into int32 or uint32 words, lowest bit first."""
+
+    params: SamplingParams
+    seed: int = 0
+    step: int = 0
+    output_ids: Ids = ()
+    prompt_ids: Ids = ()
+    banned_ids: Ids = ()
+    top_logprobs_num: int = 0
+    token_ids_logprob: tuple[int, ...] = ()
+    allowed: npt.NDArray[np.bool_] | npt.NDArray[np.int32] | npt.NDArray[np.uint32] | None = None
+    need_logprob: bool = True
+
+    @property
+    def wants_scores(self) -> bool:
+        return self.need_logprob or self.top_logprobs_num > 0 or bool(self.token_ids_logprob)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A token and its raw natural log-probability (NaN if it was not asked for), the most likely tokens
+    (falling, ties by id) and the asked-for ones, as (logprob, id). With `error` set nothing else counts:
+    `token_id` is -1."""
+
+    token_id: int
+    logprob: float
+    top: list[tuple[float, int]] = field(default_factory=list)
+    ids: list[tuple[float, int]] = field(default_factory=list)
+    error: RametError | None = None
+
+
+def sample(logits: torch.Tensor, rows: Ids, specs: Sequence[SampleSpec]) -> list[Sampled]:
+    """Draw a token for each spec. `logits`: float32 [M, vocab]; `rows`: int [len(specs)], each spec's row
+    (specs may share one). A row with NaN or infinite logits, and a spec that leaves nothing to draw or
+    names a token that is not in the vocabulary, give a `Sampled` with an error; the others are not
+    affected. Minus infinity is a legal logit: a token that cannot come."""
+    logits = logits.detach().float()
+    index = np.asarray(rows, np.int64)
+    maxima = logits.amax(-1).cpu().numpy() if len(logits) else np.empty(0, np.float32)
+    draws = uniforms([spec.seed for spec in specs], [spec.step for spec in specs])
+    greedy = _greedy(logits, index, specs)
+    tokens: list[int | RametError] = []
+    for row, spec, u, best in zip(index, specs, draws, greedy):
+        try:
+            if not np.isfinite(maxima[row]):
+                raise BackendError("the model gave logits that are NaN, infinite, or all -infinity")
+            _check_ids(spec, logits.shape[1])
+            tokens.append(
+                int(best) if best >= 0 else _draw(logits[row], float(maxima[row]), spec, float(u))
+            )
+        except RametError as error:
+            tokens.append(error)
+    return _scored(logits, index, specs, tokens)
+
+
+def prompt_logprobs(
+    logits: torch.Tensor, next_ids: Ids, top_n: int = 0, ids: Sequence[int] = ()
+) -> list[Sampled]:
+    """Scores of given tokens: of `next_ids[i]` (int [M]) under row i of `logits` (float32 [M, vocab]),
+    with the `top_n` most likely tokens and those of `ids` at each row. Errors as in `sample`."""
+    spec = SampleSpec(
+        SamplingParams(), top_logprobs_num=top_n, token_ids_logprob=tuple(int(i) for i in ids)
+    )
+    found: list[Sampled] = []
+    for start in range(0, len(logits), _SCORE_ROWS):
+        chunk = logits[start : start + _SCORE_ROWS].detach().float()
+        sane = torch.isfinite(chunk.amax(-1)).tolist()
+        tokens: list[int | RametError] = [
+            int(token) if good else BackendError("the model gave logits that are NaN or infinite")
+            for token, good in zip(next_ids[start : start + len(chunk)], sane)
+        ]
+        found += _scored(chunk, np.arange(len(chunk)), [spec] * len(chunk), tokens)
+    return found
+
+
+def uniforms(seeds: Sequence[int], steps: Sequence[int]) -> Floats:
+    """A number in [0, 1) for each (seed, step), both uint64: output number `step` of SplitMix64 (Steele,
+    Lea and Flood, OOPSLA 2014) seeded with a hash of `seed`, its upper 53 bits. There is no state, so a
+    draw can be repeated after a preemption or on another machine."""
+    golden = np.uint64(0x9E3779B97F4A7C15)
+    with np.errstate(over="ignore"):
+        keys = _mix(np.array(seeds, np.uint64) + golden)
+        words = _mix(keys + (np.array(steps, np.uint64) + np.uint64(1)) * golden)
+    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def _check_ids(spec: SampleSpec, vocab: int) -> None:
+    for name, ids in (
+        ("logit_bias", [token for token, _ in spec.params.logit_bias]),
+        ("token_ids_logprob", spec.token_ids_logprob),
+    ):
+        for token in ids:
+            if not 0 <= token < vocab:
+                raise InvalidRequest(
+                    name, token, f"is no token id of this model (0 to {vocab - 1})"
+                )
+
+
+# -- choosing ------------------------------------------------------------------------------------------
+
+
+def _greedy(logits: torch.Tensor, index: npt.NDArray[np.int64], specs: Sequence[SampleSpec]) -> Ids:
+    """For each spec the first of the largest logits if that is all it asks for, else -1."""
+    plain = np.array([spec.params.greedy and not _changes(spec) for spec in specs], bool)
+    best = np.full(len(specs), -1, np.int64)
+    wanted = np.unique(index[plain])
+    if len(wanted):
+        chosen = logits if len(wanted) == len(logits) else logits[torch.from_numpy(wanted)]
+        if chosen.device.type == "cpu":  # several times as fast as torch's
+            largest = chosen.numpy().argmax(-1)
+        else:
+            largest = chosen.argmax(-1).cpu().numpy()
+        best[plain] = largest[np.searchsorted(wanted, index[plain])]
+    return best
+
+
+def _changes(spec: SampleSpec) -> bool:
+    """Do the logits that are drawn from differ from the model's?"""
+    p = spec.params
+    return bool(
+        p.logit_bias
+        or ((p.frequency_penalty or p.presence_penalty) and len(spec.output_ids))
+        or p.repetition_penalty != 1
+        or len(spec.banned_ids)
+        or spec.allowed is not None
+    )
+
+
+def _draw(row: torch.Tensor, largest: float, spec: SampleSpec, u: float) -> int:
+    if _changes(spec):
+        row = _changed(row, spec)
+        largest = float(row.amax())
+    if largest == -np.inf:
+        raise BackendError("nothing is left to draw: every token is banned or masked")
+    if spec.params.greedy:
+        return int((row == largest).nonzero()[0])
+    return _inverse_cdf(row, largest, spec.params, u)
+
+
+def _changed(row: torch.Tensor, spec: SampleSpec) -> torch.Tensor:
+    """The logits in float64, after bias, penalties, bans and mask."""
+    p, y = spec.params, row.double()
+
+    def at(ids: Ids) -> torch.Tensor:
+        return torch.as_tensor(np.asarray(ids, np.int64), device=y.device)
+
+    if p.logit_bias:
+        biases = torch.tensor([b for _, b in p.logit_bias], dtype=y.dtype, device=y.device)
+        y.index_add_(0, at([token for token, _ in p.logit_bias]), biases)
+    if (p.frequency_penalty or p.presence_penalty) and len(spec.output_ids):
+        ids, counts = np.unique(np.asarray(spec.output_ids, np.int64), return_counts=True)
+        penalty = p.frequency_penalty * counts + p.presence_penalty
+        y[at(ids)] -= torch.as_tensor(penalty, device=y.device)
+    if p.repetition_penalty != 1:
+        seen = at(np.concatenate([np.asarray(spec.prompt_ids, np.int64), spec.output_ids]))
+        v, r = y[seen], p.repetition_penalty
+        y[seen] = torch.where(v > 0, v / r, v * r)
+    banned = np.asarray(spec.banned_ids, np.int64)
+    y[at(banned[banned < len(y)])] = -torch.inf
+    if spec.allowed is not None:
+        y[~torch.as_tensor(_mask(spec.allowed, len(y)), device=y.device)] = -torch.inf
+    return y
+
+
+def _mask(allowed: npt.NDArray[np.generic], vocab: int) -> npt.NDArray[np.bool_]:
+    """As bool [vocab]; tokens beyond the mask are not allowed."""
+    if allowed.dtype != np.bool_:
+        words = np.ascontiguousarray(allowed).view(np.uint8)
+        allowed = np.unpackbits(words, bitorder="little").astype(np.bool_)
+    found = np.zeros(vocab, np.bool_)
+    found[: len(allowed)] = allowed[:vocab]
+    return found
+
+
+class _Ranking:
+    """Token ids by falling logit, ties by id, as far as somebody has looked. Exact at any depth: a look
+    takes every token down to the value of the last one wanted."""
+
+    def __init__(self, row: torch.Tensor) -> None:
+        self.row = row
+        self.values: Floats = np.empty(0)
+        self.ids: npt.NDArray[np.int64] = np.empty(0, np.int64)
+        self.complete = False  # all tokens that can come are ranked
+
+    def look(self, count: int) -> None:
+        """Rank at least `count` tokens, or all."""
+        if self.complete or count <= len(self.ids):
+            return
+        count = min(count, len(self.row))
+        if count * 4 > len(self.row):
+            ranked, order = torch.sort(self.row, descending=True, stable=True)
+            possible = int((ranked > -torch.inf).sum())
+            self.values = ranked[:possible].double().cpu().numpy()
+            self.ids = order[:possible].cpu().numpy()
+            self.complete = True
+            return
+        least = torch.topk(self.row, count).values[-1]
+        self.complete = bool(least == -torch.inf)
+        found = (self.row > least) if self.complete else (self.row >= least)
+        if found.device.type == "cpu":  # several times as fast as torch's
+            where = torch.from_numpy(np.flatnonzero(found.numpy()))
+        else:
+            where = found.nonzero().squeeze(1)
+        values, ids = self.row[where].double().cpu().numpy(), where.cpu().numpy()
+        by_value = np.lexsort((ids, -values))
+        self.values, self.ids = values[by_value], ids[by_value]
+
+
+def _weights(row: torch.Tensor, largest: float, temperature: float) -> Floats:
+    """exp((logit - largest) / temperature) of every token, float64 [vocab], in order of ids."""
+    if row.device.type != "cpu":
+        return np.asarray(((row.double() - largest) / temperature).exp().cpu().numpy(), np.float64)
+    scaled: Floats = row.numpy().astype(np.float64)  # a copy; numpy is several times as fast here
+    scaled -= largest
+    scaled /= temperature
+    return np.exp(scaled, out=scaled)
+
+
+def _inverse_cdf(row: torch.Tensor, largest: float, p: SamplingParams, u: float) -> int:
+    """The first token at which the sum of kept weights exceeds u times their total, in float64. Kept
+    tokens are taken by falling logit, ties by id; what is kept is always a beginning of that ranking, so
+    only that much of it is made, and the sums are sequential, so they do not depend on how far it was
+    made. Where nothing is filtered the order is that of the ids, which needs no ranking at all."""
+    ranking, unlimited = _Ranking(row), p.top_k == -1 or p.top_k >= len(row)
+    if not unlimited:
+        ranking.look(p.top_k)
+        weights = np.exp((ranking.values[: p.top_k] - largest) / p.temperature)
+        kept = _num_kept(weights, float(np.cumsum(weights)[-1]), p)
+        return int(ranking.ids[_pick(weights[:kept], u)])
+    everything = _weights(row, largest, p.temperature)
+    if p.top_p == 1 and p.min_p == 0:
+        return _pick_in_blocks(everything, u)
+    total, count = float(everything.sum()), _FIRST_LOOK
+    while True:
+        ranking.look(count)
+        weights = np.exp((ranking.values - largest) / p.temperature)
+        kept = _num_kept(weights, total, p)
+        if kept is not None or ranking.complete:
+            return int(ranking.ids[_pick(weights[:kept], u)])
+        count = len(ranking.ids) * _LOOK_FURTHER
+
+
+def _pick(weights: Floats, u: float) -> int:
+    sums = np.cumsum(weights)
+    return _first_above(sums, weights, u * float(sums[-1]))
+
+
+def _pick_in_blocks(weights: Floats, u: float) -> int:
+    """`_pick` over a whole vocabulary: first among the sums of blocks, then in the block."""
+    padded = np.zeros((-(-len(weights) // _BLOCK), _BLOCK))
+    padded.reshape(-1)[: len(weights)] = weights
+    blocks = padded.sum(1)
+    sums = np.cumsum(blocks)
+    target = u * float(sums[-1])
+    block = _first_above(sums, blocks, target)
+    target -= float(sums[block - 1]) if block else 0.0
+    inside = padded[block]
+    return block * _BLOCK + _first_above(np.cumsum(inside), inside, target)
+
+
+def _first_above(sums: Floats, weights: Floats, target: float) -> int:
+    """The first index whose sum is above `target`; rounding may pass the end: then the last that weighs
+    anything."""
+    found = int(np.searchsorted(sums, target, side="right"))
+    return found if found < len(sums) else int(np.flatnonzero(weights)[-1])
+
+
+def _num_kept(weights: Floats, total: float, p: SamplingParams) -> int | None:
+    """How many of the ranking's first tokens top-p and min-p keep: top-p the fewest whose mass reaches
+    `top_p` of `total`, min-p those with at least `min_p` of the first one's weight. None if that lies
+    beyond the tokens whose `weights` are given."""
+    ends = []
+    if p.top_p < 1:
+        reached = int(np.searchsorted(np.cumsum(weights), p.top_p * total, side="left"))
+        if reached < len(weights):
+            ends.append(reached + 1)
+    if p.min_p > 0 and weights[-1] < p.min_p:
+        ends.append(int(np.searchsorted(-weights, -p.min_p, side="right")))
+    return min(ends) if ends else None
+
+
+# -- scoring -------------------------------------------------------------------------------------------
+
+
+def _scored(
+    logits: torch.Tensor,
+    index: npt.NDArray[np.int64],
+    specs: Sequence[SampleSpec],
+    tokens: Sequence[int | RametError],
+) -> list[Sampled]:
+    """The answers, with the raw log-probabilities that were asked for."""
+    scored = [i for i, t in enumerate(tokens) if isinstance(t, int) and specs[i].wants_scores]
+    wanted, place = np.unique(index[scored], return_inverse=True)
+    logprobs = logits[:0]
+    if len(wanted):
+        chosen = logits if len(wanted) == len(logits) else logits[torch.from_numpy(wanted)]
+        logprobs = torch.log_softmax(chosen, -1)  # each row on its own, whatever their number
+    own = np.full(len(specs), np.nan)
+    picked = torch.as_tensor([tokens[i] for i in scored], dtype=torch.int64, device=logits.device)
+    if len(scored):
+        rows = torch.as_tensor(place, device=logits.device)
+        own[scored] = logprobs[rows, picked].double().cpu().numpy()
+    row_of = dict(zip(scored, place))
+    tops = _tops(logprobs, [(int(row_of[i]), specs[i].top_logprobs_num) for i in scored])
+    found = []
+    for i, (spec, token) in enumerate(zip(specs, tokens)):
+        if not isinstance(token, int):
+            found.append(Sampled(-1, float("nan"), error=token))
+            continue
+        row = row_of.get(i)
+        top = [] if row is None else tops.get(int(row), [])[: spec.top_logprobs_num]
+        asked = [] if row is None else _asked(logprobs[int(row)], spec.token_ids_logprob)
+        found.append(Sampled(token, float(own[i]), top, asked))
+    return found
+
+
+def _tops(
+    logprobs: torch.Tensor, wanted: Sequence[tuple[int, int]]
+) -> dict[int, list[tuple[float, int]]]:
+    """For each row the most likely tokens, as many as any of `wanted` (row, count) asks for."""
+    counts: dict[int, int] = {}
+    for row, count in wanted:
+        counts[row] = max(count, counts.get(row, 0))
+    found = {}
+    for row, count in counts.items():
+        if count:
+            ranking = _Ranking(logprobs[row])
+            ranking.look(count)
+            pairs = zip(ranking.values[:count].tolist(), ranking.ids[:count].tolist())
+            found[row] = list(pairs)
+    return found
+
+
+def _asked(logprobs: torch.Tensor, ids: tuple[int, ...]) -> list[tuple[float, int]]:
+    if not ids:
+        return []
+    values = logprobs[torch.as_tensor(ids, device=logprobs.device)].double().tolist()
+    return list(zip(values, ids))
