@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import threading
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("torch", reason="torch is not installed")
 
 from ramet.backends.local import Engine  # noqa: E402
 from ramet.errors import (  # noqa: E402
@@ -21,7 +22,6 @@ from ramet.errors import (  # noqa: E402
     RametError,
     Unsupported,
 )
-
 from tests.models.checkpoints import CHATML, make_checkpoint  # noqa: E402
 from tests.models.oracle import transformers_logprobs  # noqa: E402
 
@@ -30,7 +30,9 @@ GREEDY = {"temperature": 0, "max_new_tokens": 12, "ignore_eos": True}
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint("llama", tmp_path_factory.mktemp("engine") / "llama", chat_template=CHATML)
+    return make_checkpoint(
+        "llama", tmp_path_factory.mktemp("engine") / "llama", chat_template=CHATML
+    )
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +90,9 @@ def test_a_seed_gives_the_same_text_alone_and_in_any_batch(engine: Engine) -> No
     asked = prompts(12, seed=3)
     seeded = [{**params, "sampling_seed": i} for i in range(len(asked))]
     together = engine.generate(input_ids=asked, sampling_params=seeded)
-    alone = [engine.generate(input_ids=p, sampling_params=s) for p, s in zip(asked, seeded, strict=True)]
+    alone = [
+        engine.generate(input_ids=p, sampling_params=s) for p, s in zip(asked, seeded, strict=True)
+    ]
     assert outputs(together) == outputs(alone)
     drawn = engine.generate(input_ids=asked[0], sampling_params=params)
     again = engine.generate(
@@ -104,7 +108,9 @@ def test_log_probabilities_against_transformers_with_everything_on(
 ) -> None:
     folder = make_checkpoint(family, tmp_path / family)
     asked = prompts(8, seed=5)
-    with Engine(folder, dtype="float32", max_cache_tokens=220, max_step_tokens=step, audit=True) as e:
+    with Engine(
+        folder, dtype="float32", max_cache_tokens=220, max_step_tokens=step, audit=True
+    ) as e:
         answers = []
         for _ in range(2):  # cold, then with whatever the cache kept
             answers = e.generate(
@@ -154,7 +160,7 @@ def test_a_stream_grows_to_the_whole_answer(engine: Engine) -> None:
     assert pieces[-1]["text"] == whole["text"]
     assert pieces[-1]["output_ids"] == whole["output_ids"]
     assert [len(p["output_ids"]) for p in pieces] == list(range(1, 13))
-    for before, after in zip(pieces, pieces[1:], strict=False):
+    for before, after in itertools.pairwise(pieces):
         assert after["text"].startswith(before["text"])
         assert before["meta_info"]["finish_reason"] is None
     batch = list(engine.generate(["a", "b"], GREEDY, stream=True))
@@ -289,7 +295,14 @@ def test_memory_that_is_too_small_is_said_on_arrival(checkpoint: Path) -> None:
     with Engine(checkpoint, max_cache_tokens=50) as e:
         with pytest.raises(InvalidRequest, match="max_cache_tokens"):
             e.generate(input_ids=[5] * 45, sampling_params={"max_new_tokens": 10})
-        assert len(e.generate(input_ids=[5] * 41, sampling_params=GREEDY | {"max_new_tokens": 10})["output_ids"]) == 10
+        assert (
+            len(
+                e.generate(input_ids=[5] * 41, sampling_params=GREEDY | {"max_new_tokens": 10})[
+                    "output_ids"
+                ]
+            )
+            == 10
+        )
 
 
 @pytest.mark.parametrize("path", ["/nowhere/at/all", "no-such-model"])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from ramet.engine.request import LogprobOptions
 from ramet.engine.schedule import Limits
 from ramet.engine.simulate import expected_scores, expected_tokens
 from ramet.errors import BackendError, InvalidRequest
-
 from tests.engine.worlds import VOCAB, ask, make_core, run_all
 
 
@@ -20,7 +20,7 @@ def tokens(count: int, seed: int = 0) -> list[int]:
 def test_a_prefix_that_cold_requests_share_is_computed_once(max_step_tokens: int) -> None:
     shared = tokens(1024)
     core = make_core(limits=Limits(max_step_tokens=max_step_tokens))
-    requests = [ask(shared + [i] + tokens(63, i + 1)) for i in range(64)]
+    requests = [ask([*shared, i, *tokens(63, i + 1)]) for i in range(64)]
     run_all(core, requests)
     stats = core.stats()
     assert stats.num_computed_tokens == 1024 + 64 * 64
@@ -31,7 +31,7 @@ def test_a_prefix_that_cold_requests_share_is_computed_once(max_step_tokens: int
 def test_a_batch_that_fits_takes_one_forward_pass() -> None:
     shared = tokens(100)
     core = make_core(limits=Limits(max_step_tokens=10_000))
-    steps = run_all(core, [ask(shared + [i]) for i in range(20)])
+    steps = run_all(core, [ask([*shared, i]) for i in range(20)])
     assert steps == 1
     assert core.stats().num_computed_tokens == 120
 
@@ -111,7 +111,7 @@ def test_nobody_is_overtaken_by_more_than_the_bound() -> None:
     core = make_core(limits=Limits(max_running=1), max_overtaken=5)
     run_all(core, [ask(hot)])
     cold = ask(tokens(30, 9), new=1)
-    core.add(ask(hot + [1]))
+    core.add(ask([*hot, 1]))
     core.add(cold)
     done_before = 0
     for i in range(200):
@@ -131,7 +131,11 @@ def test_longest_cached_prefix_goes_first() -> None:
     warm = tokens(50)
     run_all(core, [ask(warm)])
     order: list[str] = []
-    requests = [ask(tokens(10, 3), rid="cold"), ask([*warm[:20], 1], rid="half"), ask([*warm, 2], rid="full")]
+    requests = [
+        ask(tokens(10, 3), rid="cold"),
+        ask([*warm[:20], 1], rid="half"),
+        ask([*warm, 2], rid="full"),
+    ]
     for request in requests:
         request.on_update = lambda r: order.append(r.rid) if r.finished else None
     run_all(core, requests)

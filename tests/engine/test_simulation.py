@@ -11,6 +11,7 @@ import random
 
 import numpy as np
 import pytest
+
 from ramet.cache.audit import audit
 from ramet.engine.loop import EngineCore
 from ramet.engine.request import LogprobOptions, Request
@@ -108,7 +109,9 @@ class World:
             ),
         )
         for request in self.requests:
-            assert not (request.finished and request.lease is not None), "a finished request owns slots"
+            assert not (request.finished and request.lease is not None), (
+                "a finished request owns slots"
+            )
 
     def run(self) -> None:
         arrivals = self.rng.randint(1, 14)

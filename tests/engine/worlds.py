@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
 from ramet.engine.loop import EngineCore
 from ramet.engine.request import LogprobOptions, Request
 from ramet.engine.schedule import Limits
@@ -16,7 +17,11 @@ VOCAB = 1000
 
 
 def make_core(
-    num_slots: int = 10_000, *, poison: Sequence[int] = (), limits: Limits | None = None, **options: Any
+    num_slots: int = 10_000,
+    *,
+    poison: Sequence[int] = (),
+    limits: Limits | None = None,
+    **options: Any,
 ) -> EngineCore:
     runner = HashRunner(num_slots, VOCAB, poison)
     return EngineCore(

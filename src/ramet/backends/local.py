@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import functools
 import queue
 import random
 import threading
@@ -21,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from ramet.engine.text import GenerationText
 
 from ramet.backend import RoleTemplate
 from ramet.backends.endpoint import LocalEndpoint
@@ -31,11 +29,13 @@ from ramet.engine.options import EngineOptions
 from ramet.engine.request import LogprobOptions, Request
 from ramet.engine.response import TokenText, build_response
 from ramet.engine.stats import EngineStats
+from ramet.engine.text import GenerationText
 from ramet.errors import BackendError, CheckpointError, InvalidRequest, Unsupported
 from ramet.params import SamplingParams
 
 __all__ = ["Engine", "default_engine"]
 
+TokenIds = Sequence[int] | npt.NDArray[np.int64]
 _SEED_STEP = 0x9E3779B97F4A7C15  # the samples of one request get seeds this far apart
 
 
@@ -198,7 +198,7 @@ class Engine:
     # -- requests, for both faces ----------------------------------------------------------------
 
     def samples(
-        self, rid: str | None, ids: Sequence[int], params: SamplingParams, options: LogprobOptions
+        self, rid: str | None, ids: TokenIds, params: SamplingParams, options: LogprobOptions
     ) -> list[Request]:
         """`params.n` requests for one prompt. Their seeds follow from the given one, or are drawn."""
         seed = params.sampling_seed
@@ -214,7 +214,7 @@ class Engine:
     def request(
         self,
         rid: str,
-        ids: Sequence[int],
+        ids: TokenIds,
         params: SamplingParams,
         options: LogprobOptions,
         seed: int = 0,
@@ -345,7 +345,10 @@ class Engine:
     async def _async_stream(self, job: _Job) -> AsyncIterator[dict[str, Any]]:
         loop = asyncio.get_running_loop()
         news: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
-        send = functools.partial(loop.call_soon_threadsafe, news.put_nowait)
+
+        def send(response: dict[str, Any] | None) -> None:
+            loop.call_soon_threadsafe(news.put_nowait, response)
+
         futures = self.host.submit(job.requests, self._watch(job, send))
         _when_all(futures, lambda: send(None))
         try:

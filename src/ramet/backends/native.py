@@ -150,10 +150,10 @@ def _spread_lists(name: str, value: Any, count: int) -> list[Any]:
 def _checked_ids(ids: Any) -> list[int]:
     if isinstance(ids, np.ndarray):
         ids = ids.tolist()
-    ids = _listed("input_ids", ids)
-    for token in ids:
+    listed = _listed("input_ids", ids)
+    for token in listed:
         _whole("input_ids", token, 0, None)
-    return ids
+    return listed
 
 
 def _whole(name: str, value: Any, low: int, high: int | None) -> None:

@@ -83,7 +83,10 @@ class Word:
 def tokenize(text: str) -> list[Word]:
     """Words with the blank before them, single other characters. The texts add up to `text`."""
     pieces = re.findall(r" ?\w+|[^\w]", text)
-    return [Word(zlib.crc32(piece.encode("utf-8", "surrogatepass")) % 65521 + 1, piece) for piece in pieces]
+    return [
+        Word(zlib.crc32(piece.encode("utf-8", "surrogatepass")) % 65521 + 1, piece)
+        for piece in pieces
+    ]
 
 
 class Scripted:
@@ -359,17 +362,18 @@ class _Sample:
         """The per-token lists of generated words `start` to `end`."""
         if not call.return_logprob:
             return {}
-        texts = call.return_text_in_logprobs
-        places = range(start, end)
-        entries = [
-            [_logprob(self.words[i], i), self.words[i].id, self.words[i].text if texts else None]
-            for i in places
-        ]
-        lists: dict[str, Any] = {"output_token_logprobs": entries}
+        words = self.words[start:end]
+        logprobs = [_logprob(word, start + i) for i, word in enumerate(words)]
+        texts = [word.text if call.return_text_in_logprobs else None for word in words]
+        lists: dict[str, Any] = {
+            "output_token_logprobs": [
+                [logprob, word.id, text] for logprob, word, text in zip(logprobs, words, texts)
+            ]
+        }
         if call.top_logprobs_num:
             lists["output_top_logprobs"] = [
-                [[entry[0] - k, entry[1] + k, entry[2]] for k in range(call.top_logprobs_num)]
-                for entry in entries
+                [[logprob - k, word.id + k, text] for k in range(call.top_logprobs_num)]
+                for logprob, word, text in zip(logprobs, words, texts)
             ]
         return lists
 
@@ -424,5 +428,3 @@ def _input_logprobs(call: GenerateCall, words: Sequence[Word]) -> list[list[Any]
         [None if i == 0 else _logprob(words[i], i), words[i].id, words[i].text if texts else None]
         for i in range(call.logprob_start_len, len(words))
     ]
-
-

@@ -255,8 +255,12 @@ def _without_added(
     """Take away the pairs at which an added token could be cut in two or lose what it strips."""
     if any(token.single_word for token in added):
         raise NotUnderstood("added tokens that look at their neighbours")
-    prefixed = _adds_prefix_space(stages) or any(s["type"] == "Prepend" for s in normalizers)
-    if prefixed and normalizers and any(token.normalized for token in added):
+    prepends = any(stage["type"] == "Prepend" for stage in normalizers)
+    if (
+        (prepends or _adds_prefix_space(stages))
+        and normalizers
+        and any(token.normalized for token in added)
+    ):
         raise NotUnderstood("added tokens that are found in normalized text with a prefix")
     left = {b: set(lefts) for b, lefts in pairs.items()}
     spaced = _is_sentencepiece(stages, normalizers)
@@ -265,7 +269,7 @@ def _without_added(
             for a, b in itertools.pairwise(form):
                 right = " " if spaced and b == _SPACE else b
                 left.get(_coarse(right), set()).discard(_coarse(a))
-            if token.rstrip and form:
+            if form and (token.rstrip or prepends):  # a prefix is due right after the token
                 for b in " \n\t\r":
                     left.get(b, set()).discard(_coarse(form[-1]))
     return left

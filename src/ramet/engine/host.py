@@ -8,6 +8,7 @@ the request when it ended (whatever the reason), or with `EngineClosed`.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import threading
 import warnings
 from collections import deque
@@ -61,8 +62,13 @@ class EngineHost:
     def abort(self, rids: Iterable[str], message: str = "aborted") -> None:
         """Ask for the end of requests; those that have ended already are left alone."""
         wanted = list(rids)
-        if not self._closing:
-            self._post(lambda: [self._core.abort(rid, message) for rid in wanted] and None)
+
+        def abort() -> None:
+            for rid in wanted:
+                self._core.abort(rid, message)
+
+        with contextlib.suppress(EngineClosed):  # closed: they have ended
+            self._post(abort)
 
     def call(self, function: Callable[[EngineCore], T]) -> T:
         """Run `function(core)` between two steps and return what it returns."""

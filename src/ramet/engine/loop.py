@@ -164,8 +164,8 @@ class EngineCore:
             else:
                 self._append(query.request, token)
         for request, _ in batch.planned:
-            scored = request.num_todo == 0 and request.next_scored >= request.num_prompt
-            if scored and not request.wants_sample and not request.finished:
+            complete = request.num_todo == 0 and request.next_scored >= request.num_prompt
+            if complete and not request.wants_sample and not request.finished:
                 self._finish(request, {"type": "length", "length": 0}, "finished")
 
     def _append(self, request: Request, token: ScoredToken) -> None:

@@ -44,7 +44,7 @@ class EngineOptions:
     - `seed`: seeds of requests that bring none are drawn from it (None: from the operating system).
     - `num_threads`: of the CPU's linear algebra in this process (None: leave it as it is).
     - `audit`: check every invariant of the cache after every step (slow; for tests).
-    - `progress`: called with (done, total, what) while the model loads.
+    - `progress`: called with (bytes read, bytes in all) while the model loads.
     """
 
     model_path: str = "pocket"
@@ -64,7 +64,7 @@ class EngineOptions:
     seed: int | None = None
     num_threads: int | None = None
     audit: bool = False
-    progress: Callable[[int, int, str], None] | None = None
+    progress: Callable[[int, int], None] | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_step_tokens", "max_running", "max_overtaken"):

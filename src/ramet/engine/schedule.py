@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from ramet.cache.lease import Lease
 from ramet.cache.slots import OutOfSlots, SlotPool
@@ -49,7 +50,7 @@ class _Draft:
     """A batch in the making. `claimed` marks the slots whose token is a row of it."""
 
     budget: int
-    claimed: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    claimed: npt.NDArray[np.bool_]
     segments: list[Segment] = field(default_factory=list)
     wanted: list[Wanted] = field(default_factory=list)
     planned: dict[int, tuple[Request, int]] = field(default_factory=dict)
@@ -57,9 +58,11 @@ class _Draft:
     def __contains__(self, request: Request) -> bool:
         return id(request) in self.planned
 
-    def add(self, request: Request, start: int, stop: int, *, scratch: bool, slots: object) -> None:
+    def add(
+        self, request: Request, start: int, stop: int, *, scratch: bool, slots: IntArray
+    ) -> None:
         self.segments.append(Segment(request, start, stop, scratch))
-        self.claimed[slots] = True  # type: ignore[index]
+        self.claimed[slots] = True
         self.budget -= stop - start
 
 

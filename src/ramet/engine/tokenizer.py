@@ -1,14 +1,13 @@
 """Text to token ids and back, for the tokenizer of a checkpoint folder.
 
-Knows `tokenizer.json` (through the `tokenizers` library) and the small files beside it that say which
-tokens begin and end a text. Encoding a prompt costs time in what was appended since an ancestor of it
-was encoded, where `ramet.engine.cuts` can show that cutting there changes nothing. Refuses to know
-models and requests. All methods may be called from any thread.
+Knows `tokenizer.json` through the `tokenizers` library, and which tokens begin and end a text. Encoding a
+prompt costs time in what was appended since an ancestor of it was encoded, where `ramet.engine.cuts` can
+show that cutting there changes nothing. Refuses to know models and requests. All methods may be called
+from any thread.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +18,16 @@ import numpy as np
 from tokenizers import Encoding
 from tokenizers import Tokenizer as LibraryTokenizer
 
-from ramet.engine.cuts import AddedToken, safe_cuts
+from ramet.engine.cuts import safe_cuts
 from ramet.engine.token_bytes import TokenBytes
+from ramet.engine.tokenizer_files import (
+    read_added_tokens,
+    read_pieces,
+    read_settings,
+    read_source,
+    special_texts,
+    without_prefix,
+)
 from ramet.errors import CheckpointError, InvalidRequest, Unsupported
 from ramet.kernels.plan import IntArray
 from ramet.prompt import Media, Prompt, Text, Tokens
@@ -29,8 +36,6 @@ if TYPE_CHECKING:
     from ramet.backend import RoleTemplate
 
 __all__ = ["Tokenizer"]
-
-_SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,16 +58,18 @@ _NO_IDS: IntArray = np.empty(0, np.int64)
 
 class Tokenizer:
     """Build with `load`. `bos_token` and `eos_token` are texts or None; `eos_token_ids` end a generation.
-    `special_texts` are the named special tokens, for templates, `special_texts_by_id` all of them; `chat_templates` the checkpoint's own
-    templates by name ("default" first of all)."""
+    `special_texts` are the named special tokens, for templates, `special_texts_by_id` all special tokens;
+    `chat_templates` are the checkpoint's own, by name, "default" the one that programs use. `token_bytes`
+    gives each token's bytes (for masks and streams)."""
 
     def __init__(self, source: str, settings: Mapping[str, Any]) -> None:
         """`source` is the text of tokenizer.json, `settings` the content of tokenizer_config.json with
         `eos_token_id` and `chat_templates` added. Raises `CheckpointError`."""
         spec = json.loads(source)
         self._library = _build(source)
-        self._pieces = _pieces(spec)
-        added = _added_tokens(spec, self._library)
+        self._pieces = read_pieces(spec)
+        normalizer = self._library.normalizer
+        added = read_added_tokens(spec, normalizer.normalize_str if normalizer else str)
         self._added_ids = frozenset(token.id for token in added)
         self.special_texts_by_id = {token.id: token.content for token in added if token.special}
         self._special_ids_by_text = {text: i for i, text in self.special_texts_by_id.items()}
@@ -76,9 +83,9 @@ class Tokenizer:
             (piece for piece in self._pieces if piece is not None),
             added,
         )
-        bare = _without_prefix(spec)
+        bare = without_prefix(spec)
         self._library_inside = self._library if bare is None else _build(json.dumps(bare))
-        self.special_texts = _special_texts(settings)
+        self.special_texts = special_texts(settings)
         self.bos_token = self.special_texts.get("bos_token")
         self.eos_token = self.special_texts.get("eos_token")
         self._first_ids = self._find_first_ids(settings)
@@ -89,17 +96,8 @@ class Tokenizer:
     def load(cls, folder: str | Path) -> Tokenizer:
         """Read the tokenizer of a checkpoint folder. Raises `CheckpointError`."""
         folder = Path(folder)
-        source = _read_source(folder / "tokenizer.json")
-        settings = _read_json(folder / "special_tokens_map.json")
-        own = _read_json(folder / "tokenizer_config.json")
-        settings |= {name: value for name, value in own.items() if value is not None}
-        config = _read_json(folder / "config.json")
-        settings["eos_token_id"] = [
-            _read_json(folder / "generation_config.json").get("eos_token_id"),
-            config.get("eos_token_id"),
-            (config.get("text_config") or {}).get("eos_token_id"),
-        ]
-        settings["chat_templates"] = _chat_templates(folder, settings.get("chat_template"))
+        source = read_source(folder / "tokenizer.json")
+        settings = read_settings(folder)
         try:
             return cls(source, settings)
         except CheckpointError as error:
@@ -334,9 +332,6 @@ class _Growth:
         return _Encoded(self._before, fixed, self._text, self._ids, self._encode, begins)
 
 
-# -- the library -----------------------------------------------------------------------------------------
-
-
 def _run(library: LibraryTokenizer, text: str) -> Encoding:
     try:
         return library.encode(text, add_special_tokens=False)
@@ -363,137 +358,8 @@ def _build(source: str) -> LibraryTokenizer:
     return library
 
 
-def _pieces(spec: Mapping[str, Any]) -> list[str | None]:
-    vocabulary = spec["model"]["vocab"]
-    if isinstance(vocabulary, Mapping):
-        entries = [(index, piece) for piece, index in vocabulary.items()]
-    else:  # Unigram: [piece, score] in order
-        entries = [(index, entry[0]) for index, entry in enumerate(vocabulary)]
-    entries += [(token["id"], token["content"]) for token in spec.get("added_tokens") or ()]
-    pieces: list[str | None] = [None] * (1 + max((index for index, _ in entries), default=-1))
-    for index, piece in entries:
-        pieces[index] = piece
-    return pieces
-
-
-def _added_tokens(spec: Mapping[str, Any], library: LibraryTokenizer) -> list[AddedToken]:
-    normalizer = library.normalizer
-    found = []
-    for token in spec.get("added_tokens") or ():
-        content, normalized = token["content"], bool(token.get("normalized"))
-        forms = {content}
-        if normalized and normalizer is not None:
-            forms.add(normalizer.normalize_str(content))
-        found.append(
-            AddedToken(
-                id=token["id"],
-                content=content,
-                forms=tuple(sorted(forms)),
-                special=bool(token.get("special")),
-                normalized=normalized,
-                lstrip=bool(token.get("lstrip")),
-                rstrip=bool(token.get("rstrip")),
-                single_word=bool(token.get("single_word")),
-            )
-        )
-    return found
-
-
-def _without_prefix(spec: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The tokenizer without the dummy space that it puts in front of texts, or None if it puts none."""
-    bare = {**spec, "normalizer": copy.deepcopy(spec.get("normalizer"))}
-    bare["pre_tokenizer"] = copy.deepcopy(spec.get("pre_tokenizer"))
-    changed = [_unprefix(bare["pre_tokenizer"]), _unprefix(bare["normalizer"])]
-    if (bare["normalizer"] or {}).get("type") == "Prepend":
-        bare["normalizer"] = None
-        changed.append(True)
-    return bare if any(changed) else None
-
-
-def _unprefix(component: dict[str, Any] | None) -> bool:
-    """Take prefixes out of a component in place. True if there were any."""
-    if component is None:
-        return False
-    changed = False
-    if component["type"] == "Sequence":
-        name = "normalizers" if "normalizers" in component else "pretokenizers"
-        kept = [part for part in component[name] if part["type"] != "Prepend"]
-        changed = len(kept) < len(component[name])
-        component[name] = kept
-        return any([changed, *map(_unprefix, kept)])
-    if component["type"] == "ByteLevel":
-        changed = bool(component.get("add_prefix_space", True))
-        component["add_prefix_space"] = False
-    if component["type"] == "Metaspace":
-        changed = component.get("prepend_scheme", "always") != "never"
-        changed = changed and component.get("add_prefix_space", True)
-        component.pop("add_prefix_space", None)
-        component["prepend_scheme"] = "never"
-    return changed
-
-
 def _common(a: IntArray, b: IntArray) -> int:
     """Length of the common prefix."""
     size = min(len(a), len(b))
     different = np.flatnonzero(a[:size] != b[:size])
     return int(different[0]) if len(different) else size
-
-
-# -- the files -------------------------------------------------------------------------------------------
-
-
-def _read_source(path: Path) -> str:
-    if not path.is_file():
-        raise CheckpointError(
-            f"{path.parent} has no {path.name}; a checkpoint needs its tokenizer in that form "
-            "(the transformers library converts others)"
-        )
-    try:
-        return path.read_text("utf-8")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a file that may be missing."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(_read_source(path))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is no JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is not a JSON object")
-    return content
-
-
-def _special_texts(settings: Mapping[str, Any]) -> dict[str, str]:
-    found = {}
-    for name in _SPECIAL_NAMES:
-        value = settings.get(name)
-        if isinstance(value, Mapping):
-            value = value.get("content")
-        if isinstance(value, str) and value:
-            found[name] = value
-    return found
-
-
-def _chat_templates(folder: Path, setting: object) -> dict[str, str]:
-    """By name: those of tokenizer_config.json, then the files, which newer checkpoints have instead."""
-    found: dict[str, str] = {}
-    if isinstance(setting, str):
-        found["default"] = setting
-    elif isinstance(setting, list):
-        for entry in setting:
-            if not (isinstance(entry, Mapping) and {"name", "template"} <= set(entry)):
-                raise CheckpointError(f"{folder}: chat_template is no list of named templates")
-            found[str(entry["name"])] = str(entry["template"])
-    files = {"default": folder / "chat_template.jinja"}
-    files |= {p.stem: p for p in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
-    for name, path in files.items():
-        if path.is_file():
-            try:
-                found[name] = path.read_text("utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                raise CheckpointError(f"{path} cannot be read: {error}") from error
-    return found

@@ -1,0 +1,175 @@
+"""One node of the radix tree, with the edge above it.
+
+Knows its tokens, their slots and its place. Refuses to know pools, leases and policies: `tree.py` keeps
+the sums and decides what is split, joined or cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ramet.cache.buffer import IntArray, IntBuffer, common_prefix
+
+__all__ = ["Node", "edges"]
+
+
+class Node:
+    """`tokens` and `slots` (int64, same length) are the edge from `parent`; a root has none.
+
+    `pins`: open leases that end here or below. `last_use`: when a lease last let go of the node; a
+    pinned node is in use now, whatever it says. `serial`: unique, in order of creation. `depth`: tokens
+    above the edge, `end` with the edge. `committed`: how many of the edge's tokens have their KV; the
+    others were published in the running step. `queued`: has an entry in the `LeafQueue`.
+    A node without parent is a root, or no longer in the tree.
+    """
+
+    __slots__ = (
+        "_slots",
+        "_tokens",
+        "children",
+        "committed",
+        "depth",
+        "last_use",
+        "parent",
+        "pins",
+        "queued",
+        "salt",
+        "serial",
+    )
+
+    def __init__(
+        self,
+        serial: int,
+        salt: str,
+        parent: Node | None,
+        tokens: IntArray,
+        slots: IntArray,
+        last_use: float,
+    ) -> None:
+        self.serial = serial
+        self.salt = salt
+        self.parent: Node | None = None
+        self._tokens = IntBuffer(tokens)
+        self._slots = IntBuffer(slots)
+        self.depth = 0
+        self.children: dict[int, Node] = {}
+        self.committed = 0
+        self.pins = 0
+        self.last_use = last_use
+        self.queued = False
+        if parent is not None:
+            self.hang(parent)
+
+    def __len__(self) -> int:
+        return self._tokens.view.size
+
+    def __bool__(self) -> bool:
+        return True  # a root has no tokens and is a node all the same
+
+    @property
+    def tokens(self) -> IntArray:
+        return self._tokens.view
+
+    @property
+    def slots(self) -> IntArray:
+        return self._slots.view
+
+    @property
+    def end(self) -> int:
+        return self.depth + self._tokens.view.size
+
+    @property
+    def pending(self) -> bool:
+        """Whether tokens of the edge still wait for the running step."""
+        return self.committed < self._tokens.view.size
+
+    @property
+    def evictable(self) -> bool:
+        """Whether it is a leaf of the tree that no lease holds."""
+        return self.parent is not None and not self.pins and not self.children
+
+    def path(self) -> list[Node]:
+        """The nodes from the root to this one."""
+        path = [self]
+        while path[-1].parent is not None:
+            path.append(path[-1].parent)
+        path.reverse()
+        return path
+
+    def append(self, tokens: IntArray, slots: IntArray) -> None:
+        self._tokens.append(tokens)
+        self._slots.append(slots)
+
+    def cut(self, length: int) -> None:
+        self._tokens.cut(length)
+        self._slots.cut(length)
+        self.committed = min(self.committed, length)
+
+    def split(self, length: int, serial: int) -> Node:
+        """Put a new node, which it returns, above this one; it takes the first `length` tokens."""
+        assert self.parent is not None
+        upper = Node(
+            serial,
+            self.salt,
+            self.parent,
+            self.tokens[:length],
+            self.slots[:length],
+            self.last_use,
+        )
+        upper.pins = self.pins
+        upper.committed = min(length, self.committed)
+        # Copies on both sides: a view would keep the memory of the other half alive.
+        self._tokens = IntBuffer(self.tokens[length:])
+        self._slots = IntBuffer(self.slots[length:])
+        self.committed -= upper.committed
+        self.hang(upper)
+        return upper
+
+    def join(self) -> None:
+        """Take over the edge of the parent, whose only child this is, and its place."""
+        upper = self.parent
+        assert upper is not None
+        assert upper.parent is not None
+        upper.append(self.tokens, self.slots)
+        self._tokens, self._slots = upper._tokens, upper._slots
+        self.committed += upper.committed
+        self.last_use = upper.last_use
+        self.hang(upper.parent)
+        upper.parent = None
+
+    def hang(self, parent: Node) -> None:
+        """Be the child of `parent` for its first token, in the place of any other."""
+        self.parent = parent
+        self.depth = parent.end
+        parent.children[self.tokens.item(0)] = self
+
+    def drop(self) -> None:
+        """Leave the tree."""
+        assert self.parent is not None
+        del self.parent.children[self.tokens.item(0)]
+        self.parent = None
+
+    def __repr__(self) -> str:
+        return (
+            f"Node({self.serial}, tokens {self.depth}..{self.end}, {len(self.children)} children, "
+            f"{self.pins} pins)"
+        )
+
+
+def edges(node: Node, tokens: IntArray, stop: int) -> Iterator[tuple[Node, int]]:
+    """The nodes below `node` along `tokens[node.end:stop]`, each with how many tokens of its edge agree.
+
+    `tokens` starts at the root. Only the last node may agree in part; the caller may split it.
+    """
+    position = node.end
+    while position < stop:
+        child = node.children.get(tokens.item(position))
+        if child is None:
+            return
+        shared = common_prefix(child.tokens, tokens[position:stop])
+        whole = shared == len(child)
+        yield child, shared
+        if not whole:
+            return
+        node = child
+        position += shared

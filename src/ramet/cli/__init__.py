@@ -1,0 +1,140 @@
+"""The command `ramet`.
+
+Knows the commands and their options, and turns what goes wrong into a line and an exit code: 0 fine,
+1 the program failed, 2 the command line is wrong, 130 stopped by Ctrl-C. Nothing heavy is imported
+before a command needs it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from ramet.cli.failure import CANCELLED, FAILED, USAGE, UsageError
+from ramet.errors import RametError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="ramet",
+    help="Runs LLM programs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Model = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help='A checkpoint folder, or "pocket", the embedded model.'),
+]
+Device = Annotated[str | None, typer.Option(help='"cpu" or "cuda".')]
+Dtype = Annotated[str | None, typer.Option(help='Of the weights, for example "float32".')]
+MaxNewTokens = Annotated[int | None, typer.Option(help="Longest answer, in tokens.")]
+Temperature = Annotated[float | None, typer.Option(help="0 always takes the likeliest token.")]
+Seed = Annotated[int | None, typer.Option(help="Makes a run that samples repeatable.")]
+Traceback = Annotated[bool, typer.Option("--traceback", help="Show where an error came from.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from ramet import __version__
+
+        typer.echo(f"ramet {__version__}")
+        raise typer.Exit
+
+
+@contextmanager
+def _exit_codes() -> Iterator[None]:
+    """Ramet's own errors are a line and a code, not a traceback."""
+    try:
+        yield
+    except RametError as error:
+        typer.echo(f"ramet: {error}", err=True)
+        raise typer.Exit(USAGE if isinstance(error, UsageError) else FAILED) from error
+    except KeyboardInterrupt as stop:
+        typer.echo("cancelled", err=True)
+        raise typer.Exit(CANCELLED) from stop
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Runs LLM programs."""
+
+
+@app.command()
+def run(
+    target: Annotated[
+        str, typer.Argument(metavar="FILE[:PROGRAM]", help="The file, and which program in it.")
+    ],
+    arg: Annotated[
+        list[str] | None,
+        typer.Option("--arg", "-a", metavar="NAME=VALUE", help="An argument: JSON, or text."),
+    ] = None,
+    model: Model = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    max_new_tokens: MaxNewTokens = None,
+    temperature: Temperature = None,
+    seed: Seed = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write one JSON record.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Plain lines, as in a pipe.")] = False,
+    traceback: Traceback = False,
+) -> None:
+    """Run a program and watch it.
+
+    FILE is a Python file with programs (functions decorated with @ramet.function). With several, name
+    one, or call one of them "main" or like the file. Sampling options hold for each call that sets none itself.
+    """
+    from ramet.cli.run import RunOptions, run_command
+
+    options = RunOptions(
+        target=target,
+        arguments=tuple(arg or ()),
+        model=model,
+        device=device,
+        dtype=dtype,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+        as_json=as_json,
+        plain=plain,
+        traceback=traceback,
+    )
+    with _exit_codes():
+        raise typer.Exit(run_command(options))
+
+
+@app.command()
+def chat(
+    model: Model = None,
+    system: Annotated[str | None, typer.Option(help="Instructions before the first turn.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    max_new_tokens: MaxNewTokens = 512,
+    temperature: Temperature = 0.0,
+    seed: Seed = None,
+) -> None:
+    """Talk to a model. /clear forgets the conversation, /exit leaves, Ctrl-C stops an answer."""
+    from ramet.cli.chat import Chat, chat_loop
+    from ramet.cli.model import open_engine
+
+    sampling = {"max_new_tokens": max_new_tokens, "temperature": temperature, "sampling_seed": seed}
+    given = {name: value for name, value in sampling.items() if value is not None}
+    interactive = sys.stdin.isatty() and sys.stdout.isatty()
+    with _exit_codes(), open_engine(model or "pocket", device=device, dtype=dtype) as engine:
+        chat_loop(Chat(engine, system, given), sys.stdin, sys.stdout, interactive=interactive)
+
+
+def main() -> None:
+    """The entry point."""
+    app()

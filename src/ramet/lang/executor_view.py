@@ -1,0 +1,125 @@
+"""The names of SGLang's executor, for programs that look at `s.stream_executor`.
+
+Knows how those names map to this package's state; holds nothing itself.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ramet.lang import ir
+from ramet.lang.location import caller
+
+if TYPE_CHECKING:
+    from ramet.lang.group import ProgramStateGroup
+    from ramet.lang.state import ProgramState
+
+__all__ = ["StreamExecutor"]
+
+
+class StreamExecutor:
+    """Fields ending in an underscore show what has been executed so far; they do not wait."""
+
+    def __init__(self, state: ProgramState) -> None:
+        self._state = state
+
+    @property
+    def sid(self) -> str:
+        script = self._state._script
+        return f"{script.run.id}/{script.chain.path}"
+
+    @property
+    def text_(self) -> str:
+        return self._state._script.chain.position.prompt.text()
+
+    @property
+    def messages_(self) -> list[dict[str, Any]]:
+        return [dict(message) for message in self._state._script.chain.position.messages]
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        return {
+            name: variable.promise.result()
+            for name, variable in self._state._script.variables.items()
+            if variable.promise.done and variable.promise.error is None
+        }
+
+    @property
+    def meta_info(self) -> dict[str, Any]:
+        return {
+            name: variable.meta_info
+            for name, variable in self._state._script.variables.items()
+            if variable.promise.done and variable.meta_info is not None
+        }
+
+    @property
+    def cur_role(self) -> str | None:
+        role = self._state._script.role
+        return role[0] if role is not None else None
+
+    @property
+    def chat_template(self) -> Any:
+        return self._state._script.run.template
+
+    @property
+    def backend(self) -> Any:
+        return self._state._script.run.backend
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return dict(self._state._script.arguments)
+
+    @property
+    def default_sampling_para(self) -> ir.SglSamplingParams:
+        return ir.SglSamplingParams.from_dict(
+            {
+                name: value
+                for name, value in self._state._script.run.defaults.items()
+                if name in ir.SglSamplingParams.__dataclass_fields__
+            }
+        )
+
+    @property
+    def num_api_spec_tokens(self) -> None:
+        return None
+
+    @property
+    def stream(self) -> bool:
+        return self._state._script.run.stream
+
+    @property
+    def is_finished(self) -> bool:
+        return self._state._script.run.over.done
+
+    @property
+    def error_(self) -> Exception | None:
+        return self._state._script.chain.error
+
+    def submit(self, expr: Any) -> None:
+        self._state._append(expr, caller())
+
+    def sync(self) -> None:
+        self._state.sync()
+
+    def text(self) -> str:
+        return self._state.text()
+
+    def messages(self) -> list[dict[str, Any]]:
+        return self._state.messages()
+
+    def get_var(self, name: str) -> Any:
+        return self._state.get_var(name)
+
+    def set_var(self, name: str, value: Any) -> None:
+        self._state.set_var(name, value)
+
+    def get_meta_info(self, name: str, timeout: float | None = None) -> Any:
+        return self._state.get_meta_info(name, timeout)
+
+    def fork(
+        self, size: int = 1, position_ids_offset: list[int] | None = None
+    ) -> ProgramStateGroup:
+        return self._state.fork(size, position_ids_offset)
+
+    def end(self) -> None:
+        """Nothing to do: a state owns no thread."""

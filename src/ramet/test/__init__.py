@@ -1,0 +1,1 @@
+"""Helpers that public benchmark scripts import from here; not Ramet's own tests."""
