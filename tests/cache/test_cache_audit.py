@@ -120,6 +120,10 @@ def file_a_child_under_another_token(scene: Scene) -> None:
     children[9] = children.pop(5)
 
 
+def give_two_siblings_one_token(scene: Scene) -> None:
+    scene.node(1, 2, 5)._tokens.write(0, np.array([3]))
+
+
 def file_a_child_twice(scene: Scene) -> None:
     scene.node(1, 2).children[9] = scene.node(1, 2, 5)
 
@@ -226,6 +230,7 @@ BREAKS: list[tuple[Break, str]] = [
     (miscount_pinned_tokens, "num_pinned_tokens is 5, should be 6"),
     (miscount_nodes, "num_nodes is 7, should be 6"),
     (file_a_child_under_another_token, "under the key 9, but the edge starts with 5"),
+    (give_two_siblings_one_token, "under the key 5, but the edge starts with 3"),
     (file_a_child_twice, "under the key 9, but the edge starts with 5"),
     (file_a_child_with_two_parents, "the parent is Node"),
     (put_a_child_at_another_depth, "starts at 7, the parent ends at 2"),
@@ -308,6 +313,20 @@ def test_the_report_names_the_leases_that_must_compute_again() -> None:
     assert report.num_forgotten_tokens == 3  # [4], and behind [8] two
     assert scene.cache.edges()[-1] == [7]
     assert scene.tree.match([8, 8, 8]) == 1
+
+
+@pytest.mark.parametrize(
+    ("break_it", "lease", "length", "forgotten"),
+    [(free_a_slot_of_the_tree, 1, 2, 1), (free_a_slot_of_a_tail, 0, 5, 0), (lose_a_slot, 0, 7, 0)],
+)
+def test_a_slot_that_was_free_for_a_time_is_not_believed(
+    break_it: Break, lease: int, length: int, forgotten: int
+) -> None:
+    scene = Scene()
+    break_it(scene)
+    report = repair(scene.tree, scene.held)
+    assert len(scene.leases[lease]) == length
+    assert report.num_forgotten_tokens == forgotten
 
 
 def test_a_lease_that_nobody_holds_is_closed_for_good() -> None:

@@ -55,6 +55,8 @@ def test_what_is_not_owned_cannot_be_freed(slots: list[int], word: str) -> None:
         pool.free(ints(*slots))
     assert pool.num_free == 4
     pool.free(ints(0, 1, 2, 3))
+    with pytest.raises(CacheMisuse, match="freed twice"):
+        pool.free(ints(2))
     assert sorted(pool.alloc(8).tolist()) == list(range(8))
 
 
@@ -116,6 +118,15 @@ def test_a_buffer_copies_what_it_is_given_and_shows_it_read_only() -> None:
     assert buffer.view.tolist() == [1, 2, 3]
     with pytest.raises(ValueError, match="read-only"):
         buffer.view[0] = 9
+
+
+def test_a_buffer_rarely_moves() -> None:
+    buffer = IntBuffer(ints())
+    places = set()
+    for number in range(1000):
+        buffer.append(ints(number))
+        places.add(buffer.view.ctypes.data)
+    assert len(places) <= 9  # 8, 16, ... 1024
 
 
 def test_a_cut_buffer_gives_its_memory_back() -> None:

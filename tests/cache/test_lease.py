@@ -60,11 +60,15 @@ def test_publish_adopts_what_another_was_first_with() -> None:
     audit(cache.tree, [first, second], cache.kv_prefix)
 
 
-def test_publish_adopts_what_another_published_in_the_same_step() -> None:
+@pytest.mark.parametrize("same_step", [True, False])
+def test_publish_adopts_before_anything_is_computed(same_step: bool) -> None:
     cache = SmallCache()
     first, second = cache.tree.open([]), cache.tree.open([])
-    cache.tree.begin_step()
+    if same_step:
+        cache.tree.begin_step()
     assert cache.extend(first, [1, 2, 3]) == 0
+    if not same_step:
+        cache.tree.begin_step()
     assert cache.extend(second, [1, 2, 4]) == 2
     audit(cache.tree, [first, second], cache.kv_prefix)
     for lease, tokens in ((first, [1, 2, 3]), (second, [1, 2, 4])):

@@ -10,6 +10,8 @@ from tests.cache.cache_setup import SmallCache
 
 from ramet.cache import CacheMisuse, Lease, RadixTree, SlotPool, audit, depth_first_key, path_key
 from ramet.cache.buffer import as_tokens
+from ramet.cache.node import Node
+from ramet.cache.queue import LeafQueue
 from ramet.errors import InvalidRequest
 
 # Matching and shape
@@ -272,6 +274,20 @@ def test_the_queue_stays_as_small_as_the_tree() -> None:
     assert cache.tree.num_nodes == 1
     assert len(list(cache.tree.leaves.nodes())) <= 65
     assert cache.tree.evict(399) == 399
+
+
+def test_the_queue_stays_in_order_when_it_sheds_what_is_gone() -> None:
+    root = Node(0, "", None, as_tokens([]), as_tokens([]), 0)
+    ages = random.Random(3).sample(range(1000), 200)
+    queue = LeafQueue()
+    for serial, age in enumerate(ages):
+        node = Node(serial, "", root, as_tokens([serial]), as_tokens([0]), age)
+        queue.push(node)
+        if serial % 4:
+            node.drop()
+    assert len(list(queue.nodes())) < 150
+    left = [node.last_use for node in iter(queue.pop, None)]
+    assert left == sorted(ages[::4])
 
 
 # Steps

@@ -10,6 +10,7 @@ import contextvars
 import threading
 
 import pytest
+from tests.lang.gates import Gated
 
 import ramet as sgl
 from ramet.backends.scripted import Fail, Scripted
@@ -113,6 +114,7 @@ def test_reading_what_is_not_ready_is_refused_in_an_async_body() -> None:
         forks = s.fork(2)
         forks += sgl.gen("y")
         forks.join()  # only queued here
+        backend.gate.set()
         await s.value("x")
         assert s["x"] == "<a>"
         assert await s.value("y")
@@ -123,10 +125,11 @@ def test_reading_what_is_not_ready_is_refused_in_an_async_body() -> None:
         await s.settled()
         return "done"
 
-    backend = Scripted(echo, latency=0.02)
+    backend = Gated(echo)
     assert program.run(backend=backend).ret_value == "done"
 
     async def main() -> None:
+        backend.gate.clear()
         assert (await program.arun(backend=backend)).ret_value == "done"
 
     asyncio.run(main())

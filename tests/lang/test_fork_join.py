@@ -8,6 +8,7 @@ import asyncio
 import threading
 
 import pytest
+from tests.lang.gates import Gated
 
 import ramet as sgl
 from ramet.backends.scripted import Fail, Scripted
@@ -84,10 +85,10 @@ def test_fork_does_not_wait() -> None:
         s += sgl.gen("slow")
         forks = s.fork(2)
         forks += "a" + sgl.gen("x")
-        assert not backend.calls or backend.active
+        backend.gate.set()
         return forks
 
-    backend = Scripted(["S", "1", "2"], latency=0.05)
+    backend = Gated(["S", "1", "2"])
     state = program.run(backend=backend)
     assert state.ret_value[0].text() == "Sa1"
 

@@ -85,7 +85,7 @@ def test_meta_info_and_its_timeout() -> None:
         with pytest.raises(TimeoutError, match="get_meta_info"):
             s.get_meta_info("x", timeout=0.01)
 
-    state = slow.run(backend=Scripted(["one two"], latency=0.1))
+    state = slow.run(backend=Scripted(["one two"], latency=0.3))
     meta = state.get_meta_info("x")
     assert (meta["prompt_tokens"], meta["completion_tokens"]) == (2, 2)
     assert len(meta["output_token_logprobs"]) == 2
@@ -433,3 +433,16 @@ def test_generated_tokens_stay_tokens_in_later_prompts() -> None:
     say.run(backend=backend).sync()
     spans = backend.calls[1].prompt.spans()
     assert [type(span) for span in spans] == [Text, Tokens, Text]
+
+
+def test_a_parameter_named_like_an_option_is_not_taken_for_it() -> None:
+    @sgl.function
+    def counted(s, n):
+        s += f"{n}"
+
+    backend = Scripted()
+    with pytest.raises(InvalidRequest, match=r"option of run\(\) and also a parameter of counted"):
+        counted.run(n=3, backend=backend)
+    assert counted.run(3, backend=backend).text() == "3"
+    assert counted.bind(n=3).run(backend=backend).text() == "3"
+    assert counted.run_batch([{"n": 3}], backend=backend)[0].text() == "3"

@@ -87,27 +87,27 @@ def _sound_slots(tree: RadixTree, held: list[Lease]) -> _Sound:
 
 
 def _rebuild(tree: RadixTree, sound: _Sound) -> set[int]:
-    """Hang every node where it belongs and cut it where it is in doubt; returns the ids of the nodes
-    that stay."""
+    """Cut every node where it is in doubt; returns the ids of those that stay."""
     alive: set[int] = set()
     rest = list(tree.roots.values())
     while rest:
         node = rest.pop()
         alive.add(id(node))
-        children, node.children = list(node.children.values()), {}
-        for child in children:
-            if id(child) in alive or child.parent is not node or child.depth != node.end:
-                continue  # the tokens above it may not be those that it was computed behind
+        children, node.children = node.children, {}
+        for key, child in children.items():
             length = min(child.committed, child.tokens.size, sound.leading(child.slots))
-            if length < 1 or child.tokens.item(0) in node.children:
-                continue
-            if length < max(child.tokens.size, child.slots.size):
-                child.cut(length)
-                child.children = {}
-            child.hang(node)
-            child.salt = node.salt
-            rest.append(child)
+            if length > 0 and _follows(node, key, child):
+                if length < max(child.tokens.size, child.slots.size):
+                    child.cut(length)  # what hangs below does not follow any more
+                child.salt = node.salt
+                child.hang(node)
+                rest.append(child)
     return alive
+
+
+def _follows(node: Node, key: int, child: Node) -> bool:
+    """Whether the tokens that the child was computed behind are those above `node` and its own."""
+    return child.parent is node and child.depth == node.end and child.tokens.item(0) == key
 
 
 def _put_back(

@@ -68,7 +68,11 @@ def _lower(run: Run, op: SglGen) -> GenerateOp:
     if dtype is not None:
         kind = typed(dtype, run.capabilities.regex)
         values["regex"] = kind.regex if run.capabilities.regex else None
-        stops = [*stops, *kind.stops]
+        if not kind.keep_stop:
+            stops = [*stops, *kind.stops]
+        elif not stops:  # the program's own stops are cut off, so the two do not go together
+            stops = list(kind.stops)
+            values["no_stop_trim"] = True
     values["stop"] = tuple(dict.fromkeys([*stops, *run.template.stop_str]))
     run_seed = run.seed is not None and values.get("sampling_seed") is None
     lowered = GenerateOp(op.name, SamplingParams.from_dict(values, "gen"), fields, kind, run_seed)

@@ -235,6 +235,14 @@ class SglFunction:
 
     def _prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Prepared:
         options, rest = split_options(kwargs)
+        for name in kwargs:
+            if name not in rest and name in self.arg_names:
+                raise InvalidRequest(
+                    name,
+                    kwargs[name],
+                    f"is an option of run() and also a parameter of {self._name}()",
+                    "pass it by position, with bind(), or rename the parameter",
+                )
         return self._bound(args, rest, options)
 
     def _bound(

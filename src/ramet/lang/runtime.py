@@ -59,9 +59,14 @@ class _LoopThread:
     def post(self, call: Callable[..., object], args: tuple[Any, ...]) -> None:
         """Waking the loop is a system call: one for all that is posted before it looks."""
         self._inbox.append((call, args))
-        if not self._awake:
+        if self._awake:
+            return
+        try:
             self._awake = True
             self.loop.call_soon_threadsafe(self._empty_inbox)
+        except BaseException:  # Ctrl-C in between: the next one who posts must wake the loop
+            self._awake = False
+            raise
 
     def _empty_inbox(self) -> None:
         self._awake = False  # first: what is posted from here on wakes the loop again

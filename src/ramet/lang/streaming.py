@@ -110,14 +110,20 @@ class _Reader:
 
     def register(self, wake: Wake) -> bool:
         self._wake = wake  # before looking: a callback that fires meanwhile must find this one
+        all_over = (
+            True  # a log may have ended since the reader looked: then there is no one to wait for
+        )
         for index, log in enumerate(self.logs):
-            if self._armed[index] or self._over(index):
+            if self._over(index):
+                continue
+            all_over = False
+            if self._armed[index]:
                 continue
             self._armed[index] = True
             if log.changed(self.at[index], lambda index=index: self._fire(index)):  # type: ignore[misc]
                 self._armed[index] = False
                 return True
-        return False
+        return all_over
 
     def _fire(self, index: int) -> None:
         self._armed[index] = False

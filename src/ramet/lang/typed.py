@@ -21,12 +21,14 @@ __all__ = ["Typed", "typed"]
 @dataclass(frozen=True, slots=True)
 class Typed:
     """`regex` is what a constraint enforces, `finds` extracts the value from an unconstrained text.
-    `quoted`: the program writes the opening quote and the model's text ends at the closing one."""
+    `stops` end such a text and `keep_stop` says that the last of it belongs to the value. `quoted`: the
+    program writes the opening quote and the model's text ends at the closing one."""
 
     kind: str
     regex: str
     finds: str
     stops: tuple[str, ...] = ()
+    keep_stop: bool = False
     quoted: bool = False
 
     @property
@@ -34,7 +36,8 @@ class Typed:
         return '"' if self.quoted else ""
 
     def value(self, completion: Completion, name: str | None) -> tuple[str, tuple[Span, ...]]:
-        """The value and what the prompt gets. Raises `BackendError` if the text is not of the type."""
+        """The value and what the prompt gets: the text up to the value's end, white space before it
+        included. Raises `BackendError` if the text is not of the type."""
         if self.quoted:
             return f'"{completion.text}"', (Text('"'), *completion.spans, Text('"'))
         match = re.match(self.finds, completion.text)
@@ -42,13 +45,17 @@ class Typed:
             raise BackendError(
                 f"the text {completion.text!r} generated for {name!r} is not of type {self.kind}"
             )
-        value = match.group(1)
-        return value, completion.spans if value == completion.text else (Text(value),)
+        kept = completion.text[: match.end()]
+        return match.group(1), completion.spans if kept == completion.text else (Text(kept),)
 
+
+# A number ends where white space follows a digit. White space alone would also end the text before the
+# first digit, as models begin a word with it.
+_AFTER_A_DIGIT = tuple(digit + space for digit in "0123456789" for space in " \n")
 
 _TYPES = {
-    "int": Typed("int", REGEX_INT, r"\s*([-+]?[0-9]+)", (" ", "\n")),
-    "float": Typed("float", REGEX_FLOAT, r"\s*([-+]?[0-9]*\.?[0-9]+)", (" ", "\n")),
+    "int": Typed("int", REGEX_INT, r"\s*([-+]?[0-9]+)", _AFTER_A_DIGIT, True),
+    "float": Typed("float", REGEX_FLOAT, r"\s*([-+]?[0-9]*\.?[0-9]+)", _AFTER_A_DIGIT, True),
     "bool": Typed("bool", REGEX_BOOL, r"\s*(True|False)"),
     "str": Typed("str", REGEX_STR, r'\s*("[^"]*")'),
 }
@@ -64,4 +71,6 @@ def typed(dtype: object, constrained: bool) -> Typed:
         )
     if found.kind == "str" and not constrained:
         return Typed("str", found.regex, found.finds, ('"',), quoted=True)
+    if found.keep_stop and constrained:
+        return Typed(found.kind, found.regex, found.finds, (" ", "\n"))
     return found

@@ -26,7 +26,7 @@ def add_common_sglang_args_and_parse(parser: argparse.ArgumentParser) -> argpars
 def select_sglang_backend(args: argparse.Namespace) -> Any:
     """`srt...`: a server at host and port (`srt-no-parallel` also turns parallel encoding off);
     `gpt-...`: the OpenAI service."""
-    ramet = sys.modules["ramet"]  # loads its backends when they are named; it is there: we lie in it
+    ramet = sys.modules["ramet"]  # it is there, and loads its backends when they are named
     if args.backend.startswith("srt"):
         if args.backend == "srt-no-parallel":
             global_config.enable_parallel_encoding = False
