@@ -14,16 +14,16 @@ import pytest
 
 pytest.importorskip("torch", reason="torch is not installed")
 
-from ramet.backends.local import Engine  # noqa: E402
-from ramet.errors import (  # noqa: E402
+from ramet.backends.local import Engine
+from ramet.errors import (
     CheckpointError,
     EngineClosed,
     InvalidRequest,
     RametError,
     Unsupported,
 )
-from tests.models.checkpoints import CHATML, make_checkpoint  # noqa: E402
-from tests.models.oracle import transformers_logprobs  # noqa: E402
+from tests.models.checkpoints import CHATML, make_checkpoint
+from tests.models.oracle import transformers_logprobs
 
 GREEDY = {"temperature": 0, "max_new_tokens": 12, "ignore_eos": True}
 

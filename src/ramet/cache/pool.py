@@ -6,6 +6,9 @@ that are computed only for their logits, because their keys and values are cache
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 
 from ramet.errors import InvalidRequest
@@ -38,9 +41,12 @@ class KVPool:
         self.bytes_per_slot = 2 * num_layers * num_kv_heads * head_dim * dtype.itemsize
         shape = (2, num_layers, num_slots + 1, num_kv_heads, head_dim)
         try:
-            # Zeros, not garbage: a kernel may multiply a slot that nobody wrote by a weight of zero.
-            both = torch.zeros(shape, dtype=dtype, device=device)
-        except RuntimeError as error:  # torch.OutOfMemoryError on a GPU is one too
+            both = _zeros(shape, dtype, self.device)
+        except (
+            RuntimeError,
+            MemoryError,
+            ValueError,
+        ) as error:  # torch.OutOfMemoryError on a GPU is one too
             gib = self.bytes_per_slot * (num_slots + 1) / 2**30
             raise InvalidRequest(
                 "KVPool.num_slots",
@@ -59,3 +65,14 @@ class KVPool:
 
     def values(self, layer: int) -> torch.Tensor:
         return self._values[layer]
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Zeros, not garbage: a kernel may multiply a slot that nobody wrote by a weight of zero. On a CPU they
+    come from the system as pages that take no memory until they are written; torch would write them all."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    num_bytes, line = math.prod(shape) * dtype.itemsize, 64
+    raw = np.zeros(num_bytes + line, np.uint8)
+    start = -raw.ctypes.data % line  # on a cache line
+    return torch.from_numpy(raw[start : start + num_bytes]).view(dtype).view(shape)

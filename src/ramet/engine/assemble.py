@@ -42,7 +42,10 @@ def assemble(path: Path, options: EngineOptions) -> tuple[EngineCore, Tokenizer,
         progress=options.progress,
     )
     num_slots = options.max_cache_tokens or _default_slots(model, options)
-    pool = model.make_kv_pool(num_slots)
+    try:
+        pool = model.make_kv_pool(num_slots)
+    except InvalidRequest as error:  # under the name that the caller knows
+        raise InvalidRequest("max_cache_tokens", num_slots, error.problem, error.remedy) from error
     core = EngineCore(
         ModelRunner(model, pool),
         num_slots=num_slots,
