@@ -19,7 +19,7 @@ from ramet.pocket.train import Plan, train
 
 TINY = Shape(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
              num_key_value_heads=2)  # fmt: skip
-PLAN = Plan(steps=6, again_from=6, tokens=1024, warmup=2)
+PLAN = Plan(cycles=(6,), tokens=1024, warmup=2)
 TOKENIZER = load()
 
 

@@ -1,7 +1,7 @@
 """Train `pocket`: seeded, resumable with the same command, on text that the generator makes.
 
 Muon for the matrices inside the blocks, AdamW for the embedding and the norms; a short warm-up, a
-constant rate, a linear decay to zero, and a second, shorter decay from a lower rate. The batch of a
+constant rate, a linear decay to zero, and further cycles that decay from a lower rate. The batch of a
 step depends on seed and step only; its rows are shared out over worker processes of one thread each
 (on matrices this small, twice as fast as two threads in one process), and the gradients are summed.
 State goes to --run as safetensors; `python -m ramet.pocket.export` turns it into the checkpoint.
@@ -16,7 +16,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 
 import torch
@@ -36,11 +36,14 @@ from .tokenizer import load as load_tokenizer
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that decides the result of a run."""
+    """Everything that decides the result of a run.
+
+    The rate is constant and decays to zero in the last `decay` of the first cycle. Each later cycle
+    starts from `again_rate` and decays linearly from its first step to its last.
+    """
 
     seed: int = 20261121
-    steps: int = 4400
-    again_from: int = 3800  # a second, shorter decay follows the first
+    cycles: tuple[int, ...] = (3800, 4400, 7400)  # the step at which each cycle ends
     again_rate: float = 0.8
     decay: float = 0.28
     warmup: int = 60
@@ -53,13 +56,17 @@ class Plan:
     weight_decay: float = 0.01
     clip: float = 1.0
 
+    @property
+    def steps(self) -> int:
+        return self.cycles[-1]
+
     def rates(self, step: int) -> tuple[float, float]:
         """The learning rates of Muon and AdamW at a step."""
-        if step >= self.again_from:
-            factor = self.again_rate * (self.steps - step) / max(1, self.steps - self.again_from)
+        start, end = next((start, end) for start, end in pairwise((0, *self.cycles)) if step < end)
+        if start:
+            factor = self.again_rate * (end - step) / (end - start)
         else:
-            left = (self.again_from - step) / (self.decay * self.again_from)
-            factor = min(1.0, (step + 1) / self.warmup, left)
+            factor = min(1.0, (step + 1) / self.warmup, (end - step) / (self.decay * end))
         # The first steps of the run were made with higher rates, which proved too noisy.
         muon, adam = (2.0, 4.0) if step < self.rush else (1.0, 1.0)
         return muon * factor * self.muon_rate, adam * factor * self.adam_rate
@@ -70,7 +77,7 @@ class Plan:
 
     def length(self, step: int) -> int:
         """Tokens per row: mostly 512; some rows of 1024 and 2048, more of them in the decay."""
-        late = (1 - self.decay) * self.again_from < step < self.again_from
+        late = (1 - self.decay) * self.cycles[0] < step < self.cycles[0]
         place = step % 20
         if place in ((3, 10, 16) if late else (10,)):
             return 2048
@@ -231,25 +238,31 @@ def _log(run: Path, record: dict[str, object]) -> None:
         file.write(line + "\n")
 
 
+def _steps(text: str) -> tuple[int, ...]:
+    found = tuple(int(part) for part in text.split(","))
+    if not all(a < b for a, b in pairwise((0, *found))):
+        raise argparse.ArgumentTypeError(f"{text!r} does not rise; give for example 3800,4400")
+    return found
+
+
 def main() -> None:
     defaults = Plan()
     parser = argparse.ArgumentParser(prog="python -m ramet.pocket.train", description=__doc__)
     parser.add_argument("--run", type=Path, default=Path("pocket_run"), help="folder for the state")
     parser.add_argument("--seed", type=int, default=defaults.seed)
-    parser.add_argument("--steps", type=int, default=defaults.steps)
     parser.add_argument(
-        "--again-from",
-        type=int,
-        default=defaults.again_from,
-        help="step at which the first decay ends and the second cycle begins",
+        "--cycles",
+        type=_steps,
+        default=defaults.cycles,
+        metavar="N,N,...",
+        help="the step at which each cycle ends; one more goes on from a state",
     )
     parser.add_argument("--tokens", type=int, default=defaults.tokens, help="tokens per step")
     parser.add_argument("--decay", type=float, default=defaults.decay, help="share of the steps")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--plain", action="store_true", help="float32, not compiled")
     args = parser.parse_args()
-    plan = Plan(seed=args.seed, steps=args.steps, again_from=args.again_from, tokens=args.tokens,
-                decay=args.decay)  # fmt: skip
+    plan = Plan(seed=args.seed, cycles=args.cycles, tokens=args.tokens, decay=args.decay)
     options = (args.workers, plan, args.run, not args.plain)
     if args.workers == 1:
         work(0, *options)
