@@ -9,23 +9,25 @@ from ramet import assistant, gen, user
 
 @ramet.function
 def chat(s, turns):
+    answers = []
     for turn in turns:
         s += user(turn)
         s += assistant(gen("answer", max_tokens=40, temperature=0))
-        s["answers"] = [*(s.get("answers", [])), s["answer"]]
+        answers.append(s["answer"])
+    return answers
 
 
 TURNS = [
     "My name is Marisol and I live in Lima.",
     "My favourite colour is green.",
-    "Name three fruits.",
+    "What is 23 + 45?",
     "What is my favourite colour? Answer in one word.",
 ]
 
 
 def main():
     state = chat.run(turns=TURNS)
-    return list(zip(TURNS, state["answers"]))
+    return list(zip(TURNS, state.ret_value))
 
 
 if __name__ == "__main__":

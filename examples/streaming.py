@@ -8,7 +8,7 @@ from ramet import assistant, gen, user
 
 
 @ramet.function
-def explain(s, topic="reading more"):
+def explain(s, topic="saving money"):
     s += user(f"What are three tips for {topic}?")
     s += assistant(gen("tips", max_tokens=60, temperature=0))
 

@@ -113,3 +113,9 @@ def test_an_example_runs_as_a_script(name: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) >= 3
+
+
+def test_without_a_backend_the_embedded_model_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ramet.global_config, "default_backend", None)
+    state = load("few_shot").classify.run(review="A great tent at a fair price.")
+    assert state["label"] == " positive"

@@ -34,15 +34,20 @@ def find_backend(backend: Any = None) -> Any:
     run = current_run.get()
     for found in (backend, run.backend if run is not None else None, global_config.default_backend):
         if found is not None:
-            return getattr(found, "endpoint", found)
+            return _endpoint(found)
     return None
+
+
+def _endpoint(backend: Any) -> Any:
+    """An engine is a backend through its endpoint."""
+    return getattr(backend, "endpoint", backend)
 
 
 def resolve_backend(backend: Any = None) -> Backend:
     """As `find_backend`, falling back on the registered factory."""
     found = find_backend(backend)
     if found is None and _factory:
-        found = _factory[0]()
+        found = _endpoint(_factory[0]())
     if found is None:
         raise NoBackend(
             "no backend: pass backend=... to run(), or call set_default_backend() before"
