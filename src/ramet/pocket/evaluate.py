@@ -24,6 +24,8 @@ from .network import Cache, Network
 from .skills import END, SHARES, STOP, Source, Task, rendered, task
 from .tokenizer import load as load_tokenizer
 
+TABLE, TABLE_END = "<!-- table -->", "<!-- end of table -->"
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -201,9 +203,22 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=None, help="a checkpoint folder")
     parser.add_argument("--count", type=int, default=300, help="tasks per skill")
     parser.add_argument("--show", type=int, default=0, help="misses to print per skill")
+    parser.add_argument("--write", action="store_true", help="put the table into the README")
     args = parser.parse_args()
     folder = args.model or model_path()
-    print(table(load_network(folder), load_tokenizer(folder), args.count, args.show))
+    found = table(load_network(folder), load_tokenizer(folder), args.count, args.show)
+    print(found)
+    if args.write:
+        write_table(found, Path(__file__).parent / "README.md")
+
+
+def write_table(found: str, readme: Path) -> None:
+    """Put the table between its two marks."""
+    before, _, rest = readme.read_text().partition(TABLE)
+    _, end, after = rest.partition(TABLE_END)
+    if not end:
+        raise ValueError(f"{readme} has no {TABLE} followed by {TABLE_END}")
+    readme.write_text(f"{before}{TABLE}\n{found}\n{TABLE_END}{after}")
 
 
 if __name__ == "__main__":
