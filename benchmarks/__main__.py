@@ -1,25 +1,39 @@
-"""`python -m benchmarks [NAME ...]` runs the named benchmarks, or all of them."""
+"""`python -m benchmarks [NAME ...]` runs the named benchmarks, or all of them.
+
+`python -m benchmarks NAME --its-own options` hands the options on; `NAME --help` lists them.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
-from benchmarks import shared_prefix
+from benchmarks import run_workloads, shared_prefix
 
-BENCHMARKS = {"shared_prefix": shared_prefix.main}
+# The first take no arguments; each of the others is given those that follow its name.
+PLAIN: dict[str, Callable[[], object]] = {"shared_prefix": shared_prefix.main}
+WITH_OPTIONS: dict[str, Callable[[list[str]], int]] = {"workloads": run_workloads.main}
 
 
-def main(names: list[str]) -> int:
-    unknown = [name for name in names if name not in BENCHMARKS]
+def main(arguments: list[str]) -> int:
+    first_option = next((i for i, a in enumerate(arguments) if a.startswith("-")), len(arguments))
+    names, options = arguments[:first_option], arguments[first_option:]
+    known = [*PLAIN, *WITH_OPTIONS]
+    unknown = [name for name in names if name not in known]
     if unknown:
-        print(
-            f"unknown benchmark {unknown[0]!r}; known are: {', '.join(BENCHMARKS)}", file=sys.stderr
-        )
+        print(f"unknown benchmark {unknown[0]!r}; known are: {', '.join(known)}", file=sys.stderr)
         return 2
-    for name in names or list(BENCHMARKS):
-        print(f"== {name}")
-        BENCHMARKS[name]()
-    return 0
+    if options and (len(names) != 1 or names[0] not in WITH_OPTIONS):
+        print(f"{options[0]}: options follow one of: {', '.join(WITH_OPTIONS)}", file=sys.stderr)
+        return 2
+    worst = 0
+    for name in names or known:
+        print(f"== {name}", flush=True)
+        if name in PLAIN:
+            PLAIN[name]()
+        else:
+            worst = max(worst, WITH_OPTIONS[name](options))
+    return worst
 
 
 if __name__ == "__main__":

@@ -226,8 +226,14 @@ def test_arithmetic_in_half_precision_as_on_a_gpu(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def plain(
-        weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype, _name: str
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        dtype: torch.dtype,
+        _name: str,
+        *,
+        native: bool,
     ) -> TorchLinear:
+        assert not native
         return TorchLinear(weight.to(dtype), None if bias is None else bias.to(dtype))
 
     folder = make_checkpoint(family, tmp_path)
@@ -235,7 +241,7 @@ def test_arithmetic_in_half_precision_as_on_a_gpu(
     monkeypatch.setattr(load, "pack_linear", plain)
     for dtype, tolerance in ((torch.bfloat16, 0.5), (torch.float16, 0.05)):
         monkeypatch.setattr(load, "_dtype", lambda *_, dtype=dtype: dtype)
-        loaded = load_model(folder)
+        loaded = load_model(folder, native=False)
         decoder = Decoder(loaded.config, loaded.weights, dtype=dtype)
         got = Run(decoder)((IDS, 0, PATH))
         assert decoder.make_kv_pool(1).keys(0).dtype == dtype

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ramet.pocket import model_path
-from ramet.pocket.evaluate import answers, generate, probes
+from ramet.pocket.evaluate import Direct, answers, generate, probes
 from ramet.pocket.export import export, load_network
 from ramet.pocket.network import Network, Shape
 from ramet.pocket.skills import SHARES, Source, Turn, chat_pieces, task
@@ -83,7 +83,7 @@ def test_the_checkpoint_is_a_trained_one(skill: str) -> None:
     """Not the accuracy table (README), only that the packaged weights are not noise."""
     source = Source("smoke", held=True)
     asked = [probes(TOKENIZER, task(source, skill))[-1] for _ in range(24)]
-    texts = answers(load_network(model_path()), TOKENIZER, asked)
+    texts = answers(Direct(load_network(model_path())), TOKENIZER, asked)
     assert sum(p.right(t) for p, t in zip(asked, texts, strict=True)) >= 6
 
 

@@ -19,6 +19,7 @@ IntArray = npt.NDArray[np.int64]
 TokenLike = IntArray | Sequence[int]
 
 _LEAST_CAPACITY = 8
+_NOTHING: IntArray = np.empty(0, np.int64)
 
 
 class IntBuffer:
@@ -28,23 +29,41 @@ class IntBuffer:
     or overwritten below that length, its content.
     """
 
-    __slots__ = ("_data", "view")
+    __slots__ = ("_data", "_readable", "view")
 
     view: IntArray
 
-    def __init__(self, values: IntArray) -> None:
-        self._data: IntArray = values.copy()
-        self._show(values.size)
+    def __init__(self, values: IntArray, room: int = 0) -> None:
+        """A copy of `values`, with memory for `room` more numbers."""
+        self._store(np.empty(values.size + room, np.int64))
+        self._data[: values.size] = values
+        self.view = self._readable[: values.size]
+
+    @classmethod
+    def joined(cls, parts: Sequence[IntArray], room: int = 0) -> IntBuffer:
+        """The numbers of all `parts`, in one copy."""
+        size = sum(part.size for part in parts)
+        found = cls(_NOTHING, size + room)
+        if parts:
+            np.concatenate(parts, out=found._data[:size])
+        found.view = found._readable[:size]
+        return found
 
     def append(self, values: IntArray) -> None:
         old = self.view.size
         new = old + values.size
         if new > self._data.size:
-            grown = np.empty(max(new, 2 * old, _LEAST_CAPACITY), np.int64)
-            grown[:old] = self._data[:old]
-            self._data = grown
+            self._grow(new)
         self._data[old:new] = values
-        self._show(new)
+        self.view = self._readable[:new]
+
+    def push(self, value: int) -> None:
+        """`append` for one number: what every decoding request does in every step."""
+        old = self.view.size
+        if old == self._data.size:
+            self._grow(old + 1)
+        self._data[old] = value
+        self.view = self._readable[: old + 1]
 
     def write(self, start: int, values: IntArray) -> None:
         """Overwrite from `start` on, and grow where the values reach beyond the end."""
@@ -56,12 +75,19 @@ class IntBuffer:
     def cut(self, length: int) -> None:
         """Keep the first `length` numbers; give memory back once three quarters of it are unused."""
         if 4 * length < self._data.size:
-            self._data = self._data[:length].copy()
-        self._show(length)
+            self._store(self._data[:length].copy())
+        self.view = self._readable[:length]
 
-    def _show(self, length: int) -> None:
-        self.view = self._data[:length]
-        self.view.setflags(write=False)
+    def _grow(self, size: int) -> None:
+        """Memory for `size` numbers and some more: twice as much as before, an eighth at the start."""
+        old = self._data
+        self._store(np.empty(max(2 * old.size, size + size // 8, _LEAST_CAPACITY), np.int64))
+        self._data[: old.size] = old
+
+    def _store(self, data: IntArray) -> None:
+        self._data = data
+        self._readable = data.view()
+        self._readable.setflags(write=False)
 
 
 def as_tokens(tokens: TokenLike) -> IntArray:

@@ -87,6 +87,15 @@ class Lease:
         self._slots.append(slots)
         return slots
 
+    def take(self, slot: int) -> None:
+        """One more slot at the end of the private tail, from `RadixTree.allocate`: `reserve(1)` for
+        who reserves for many leases at once."""
+        self._slots.push(slot)
+
+    def advance_all(self) -> None:
+        """All reserved slots hold KV now."""
+        self._num_tail_computed = self._slots.view.size - self.node.end
+
     def advance(self, n: int) -> None:
         """The next `n` reserved slots hold KV now."""
         self._check_open("advance")

@@ -18,7 +18,8 @@ class Node:
 
     `pins`: open leases that end here or below. `last_use`: when a lease last let go of the node; a
     pinned node is in use now, whatever it says. `serial`: unique, in order of creation. `depth`: tokens
-    above the edge, `end` with the edge. `committed`: how many of the edge's tokens have their KV; the
+    above the edge, `end` with the edge. `order`: the serials of the path, as `RadixTree.order_key` last
+    made them for the tree's `shape` of then. `committed`: how many of the edge's tokens have their KV; the
     others were published in the running step. `queued`: has an entry in the `LeafQueue`.
     A node without parent is a root, or no longer in the tree.
     """
@@ -30,6 +31,7 @@ class Node:
         "committed",
         "depth",
         "last_use",
+        "order",
         "parent",
         "pins",
         "queued",
@@ -57,6 +59,7 @@ class Node:
         self.pins = 0
         self.last_use = last_use
         self.queued = False
+        self.order: tuple[int, tuple[int, ...]] = (-1, ())
         if parent is not None:
             self.hang(parent)
 

@@ -36,7 +36,7 @@ class KVPool:
         for name, size in (sizes | {"num_kv_heads": num_kv_heads, "head_dim": head_dim}).items():
             if isinstance(size, bool) or not isinstance(size, int) or size < 1:
                 raise InvalidRequest(f"KVPool.{name}", size, "is not a positive integer")
-        self.num_slots = num_slots
+        self.num_slots, self.num_layers = num_slots, num_layers
         self.dtype, self.device = dtype, torch.device(device)
         self.bytes_per_slot = 2 * num_layers * num_kv_heads * head_dim * dtype.itemsize
         shape = (2, num_layers, num_slots + 1, num_kv_heads, head_dim)

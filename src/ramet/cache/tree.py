@@ -32,12 +32,15 @@ class RadixTree:
     """Prefixes by salt; keys of different salts share nothing.
 
     `clock` gives the times for least-recently-used eviction (default: a counter); it may stand still.
-    `version` increases whenever the set of held prefixes changes. Counters are in tokens, one slot each.
+    `version` increases whenever the set of held prefixes changes, `num_cuts` when one of them is
+    forgotten, `shape` when nodes split or join. Counters are in tokens, one slot each.
     """
 
     def __init__(self, slots: SlotPool, clock: Callable[[], float] | None = None) -> None:
         self.pool = slots
         self.version = 0
+        self.num_cuts = 0
+        self.shape = 0
         self.num_tree_tokens = 0
         self.num_pinned_tokens = 0
         self.num_nodes = 0  # without roots
@@ -74,6 +77,16 @@ class RadixTree:
         lease = self.hold(self.root(salt), _NOTHING)
         lease.extend_match(tokens, limit)
         return lease
+
+    def order_key(self, node: Node) -> tuple[int, ...]:
+        """`depth_first_key(node)`, remembered until the path to the node changes."""
+        shape, key = node.order
+        if shape == self.shape:
+            return key
+        above = () if node.parent is None else self.order_key(node.parent)
+        key = (*above, node.serial)
+        node.order = (self.shape, key)
+        return key
 
     def nodes(self) -> Iterator[Node]:
         """All nodes, roots too, depth first."""
@@ -249,6 +262,8 @@ class RadixTree:
         owned = [node.slots for node in nodes] + [lease.tail for lease in self.leases]
         self.pool.reset(np.setdiff1d(np.arange(self.pool.num_slots), np.concatenate(owned)))
         self.version += 1
+        self.num_cuts += 1
+        self.shape += 1
 
     # Nodes and sums
 
@@ -265,6 +280,7 @@ class RadixTree:
     def _split(self, node: Node, length: int) -> Node:
         upper = node.split(length, next(self._serials))
         self.num_nodes += 1
+        self.shape += 1
         self._note_pending(upper)
         return upper
 
@@ -279,6 +295,7 @@ class RadixTree:
         if node.pins:
             self.num_pinned_tokens -= slots.size
         self.version += 1
+        self.num_cuts += 1
         self.pool.free(slots)
         if length:
             node.cut(length)
@@ -298,6 +315,7 @@ class RadixTree:
             if node.pins == child.pins and (node.pins or node.last_use == child.last_use):
                 child.join()
                 self.num_nodes -= 1
+                self.shape += 1
         elif node.evictable:
             self.leaves.push(node)
         elif not node.children and not node.pins:
@@ -312,7 +330,7 @@ def depth_first_key(node: Node) -> tuple[int, ...]:
 
 def path_key(lease: Lease) -> tuple[int, ...]:
     """`depth_first_key` of where a lease ends."""
-    return depth_first_key(lease.node)
+    return lease.tree.order_key(lease.node)
 
 
 def _stop(tokens: IntArray, limit: int | None) -> int:

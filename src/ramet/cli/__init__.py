@@ -35,6 +35,7 @@ Model = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help='"cpu" or "cuda".')]
 Dtype = Annotated[str | None, typer.Option(help='Of the weights, for example "float32".')]
+Quantization = Annotated[str | None, typer.Option(help='"int8": weights in 8 bits (CPU).')]
 MaxNewTokens = Annotated[int | None, typer.Option(help="Longest answer, in tokens.")]
 Temperature = Annotated[float | None, typer.Option(help="0 always takes the likeliest token.")]
 Seed = Annotated[int | None, typer.Option(help="Makes a run that samples repeatable.")]
@@ -83,6 +84,7 @@ def run(
     model: Model = None,
     device: Device = None,
     dtype: Dtype = None,
+    quantization: Quantization = None,
     max_new_tokens: MaxNewTokens = None,
     temperature: Temperature = None,
     seed: Seed = None,
@@ -103,6 +105,7 @@ def run(
         model=model,
         device=device,
         dtype=dtype,
+        quantization=quantization,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         seed=seed,
@@ -120,6 +123,7 @@ def chat(
     system: Annotated[str | None, typer.Option(help="Instructions before the first turn.")] = None,
     device: Device = None,
     dtype: Dtype = None,
+    quantization: Quantization = None,
     max_new_tokens: MaxNewTokens = 512,
     temperature: Temperature = 0.0,
     seed: Seed = None,
@@ -131,8 +135,35 @@ def chat(
     sampling = {"max_new_tokens": max_new_tokens, "temperature": temperature, "sampling_seed": seed}
     given = {name: value for name, value in sampling.items() if value is not None}
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
-    with _exit_codes(), open_engine(model or "pocket", device=device, dtype=dtype) as engine:
+    options = {"device": device, "dtype": dtype, "quantization": quantization}
+    with _exit_codes(), open_engine(model or "pocket", **options) as engine:
         chat_loop(Chat(engine, system, given), sys.stdin, sys.stdout, interactive=interactive)
+
+
+@app.command()
+def build(
+    level: Annotated[
+        str | None,
+        typer.Option(help="avx512, avx2 or portable; without it the best that this machine runs."),
+    ] = None,
+) -> None:
+    """Compile the native CPU kernels now instead of on first use."""
+    from ramet.cli.prepare import build_kernels
+
+    with _exit_codes():
+        build_kernels(level)
+
+
+@app.command()
+def quantize(
+    model: Annotated[str, typer.Argument(help='A checkpoint folder, or "pocket".')],
+    target: Annotated[str, typer.Argument(help="The new folder.")],
+) -> None:
+    """Write a checkpoint with its linear layers in 8 bits: half the size, faster to load and to run."""
+    from ramet.cli.prepare import quantize_checkpoint
+
+    with _exit_codes():
+        quantize_checkpoint(model, target)
 
 
 def main() -> None:

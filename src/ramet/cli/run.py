@@ -36,6 +36,7 @@ class RunOptions:
     model: str | None = None
     device: str | None = None
     dtype: str | None = None
+    quantization: str | None = None
     max_new_tokens: int | None = None
     temperature: float | None = None
     seed: int | None = None
@@ -99,12 +100,17 @@ def run_command(options: RunOptions) -> int:
 
 def _backend(options: RunOptions) -> AbstractContextManager[Any]:
     """The model that the command names; else the one that the file set; else the embedded one."""
-    named = (options.model, options.device, options.dtype)
-    if global_config.default_backend is not None and named == (None, None, None):
+    given = {
+        "device": options.device,
+        "dtype": options.dtype,
+        "quantization": options.quantization,
+    }
+    named = options.model is not None or any(value is not None for value in given.values())
+    if global_config.default_backend is not None and not named:
         return contextlib.nullcontext(global_config.default_backend)
     from ramet.cli.model import open_engine
 
-    return open_engine(options.model or "pocket", device=options.device, dtype=options.dtype)
+    return open_engine(options.model or "pocket", **given)
 
 
 def _run(

@@ -17,6 +17,7 @@ from ramet.engine.runner import ModelRunner
 from ramet.engine.schedule import Limits
 from ramet.engine.tokenizer import Tokenizer
 from ramet.errors import InvalidRequest
+from ramet.kernels.threads import set_num_threads
 from ramet.models import load_model
 from ramet.models.decoder import Decoder
 
@@ -32,15 +33,19 @@ def assemble(path: Path, options: EngineOptions) -> tuple[EngineCore, Tokenizer,
     """Load what `options` name; `path` is the resolved checkpoint folder. Raises `CheckpointError` and
     `InvalidRequest`."""
     if options.num_threads is not None:
-        torch.set_num_threads(options.num_threads)
+        set_num_threads(options.num_threads)
     tokenizer = Tokenizer.load(Path(options.tokenizer_path or path))
     model = load_model(
         path,
         device=options.device,
         dtype=options.dtype,
+        quantization=options.quantization,
+        kv_dtype=options.kv_cache_dtype,
+        native=options.exact,
         max_context=options.context_length,
         progress=options.progress,
     )
+    _check_exact(model, options)
     num_slots = options.max_cache_tokens or _default_slots(model, options)
     try:
         pool = model.make_kv_pool(num_slots)
@@ -62,6 +67,15 @@ def assemble(path: Path, options: EngineOptions) -> tuple[EngineCore, Tokenizer,
         seed=options.seed or 0,
     )
     return core, tokenizer, model
+
+
+def _check_exact(model: Decoder, options: EngineOptions) -> None:
+    """Only the native kernels give the same bits whatever is shared (their absence on a CPU was said
+    when they were looked for)."""
+    if options.exact and model.native is None:
+        raise InvalidRequest(
+            "exact", True, f"does not hold on {options.device}", "leave the option out"
+        )
 
 
 def _default_slots(model: Decoder, options: EngineOptions) -> int:

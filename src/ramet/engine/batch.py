@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,8 +19,7 @@ from ramet.kernels.plan import AttentionPlan, IntArray
 __all__ = ["Batch", "SampleQuery", "ScoreQuery", "Segment", "build_batch"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Segment:
+class Segment(NamedTuple):
     """Rows for positions `start` .. `stop` of one request. With `scratch` the KV of these positions is
     in the tree already and only their logits are wanted: the rows' own keys and values are dropped."""
 
@@ -33,16 +33,14 @@ class Segment:
         return self.stop - self.start
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SampleQuery:
+class SampleQuery(NamedTuple):
     """The next token of `request` is to be drawn from logits row `logits_index`."""
 
     request: Request
     logits_index: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ScoreQuery:
+class ScoreQuery(NamedTuple):
     """Log-probabilities of the prompt tokens `start` .. of `request`, token start + i from logits row
     `logits_indices[i]`."""
 
@@ -72,8 +70,7 @@ class Batch:
         return len(self.token_ids)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Wanted:
+class Wanted(NamedTuple):
     """Logits of positions `start` .. `stop` of a request, to score the tokens after them or (`sample`)
     to draw the next token."""
 
@@ -87,27 +84,27 @@ def build_batch(
     segments: Sequence[Segment],
     wanted: Sequence[Wanted],
     planned: Sequence[tuple[Request, int]],
-    num_slots: int,
+    row_of_slot: IntArray,
     scratch_slot: int,
 ) -> Batch:
     """`segments` in depth-first order. Rows are found by the slot of their token: whoever wants the
-    logits at a slot reads the row that computes that slot's token in this batch."""
+    logits at a slot reads the row that computes that slot's token in this batch. `row_of_slot` is scratch
+    memory, int64 [slots]: entries of slots that are no row of this batch mean nothing."""
+    counts = np.array([s.stop - s.start for s in segments], np.int64)
     row_starts = np.zeros(len(segments) + 1, np.int64)
-    np.cumsum([s.num_rows for s in segments], out=row_starts[1:])
-    paths = tuple(_path(s.request)[: s.stop] for s in segments)
-    row_of_slot = np.full(num_slots, -1, np.int64)
-    out_slots = np.empty(int(row_starts[-1]), np.int64)
-    for index, (segment, path) in enumerate(zip(segments, paths)):
-        row, own = int(row_starts[index]), path[segment.start :]
-        row_of_slot[own] = np.arange(row, row + segment.num_rows)
-        out_slots[row : row + segment.num_rows] = scratch_slot if segment.scratch else own
+    np.cumsum(counts, out=row_starts[1:])
+    first = np.array([s.start for s in segments], np.int64)
+    paths = tuple([_path(s.request)[: s.stop] for s in segments])
+    own = _concat([path[s.start :] for path, s in zip(paths, segments)])
+    rows = np.arange(len(own))
+    row_of_slot[own] = rows
     logit_rows, samples, scores = _queries(wanted, row_of_slot)
     return Batch(
         segments=tuple(segments),
         token_ids=_concat([s.request.known[s.start : s.stop] for s in segments]),
-        positions=_concat([np.arange(s.start, s.stop, dtype=np.int64) for s in segments]),
-        out_slots=out_slots,
-        plan=AttentionPlan(row_starts, np.array([s.start for s in segments], np.int64), paths),
+        positions=np.repeat(first - row_starts[:-1], counts) + rows,
+        out_slots=_where_to(segments, own, counts, scratch_slot),
+        plan=AttentionPlan(row_starts, first, paths),
         logit_rows=logit_rows,
         samples=samples,
         scores=scores,
@@ -115,21 +112,30 @@ def build_batch(
     )
 
 
+def _where_to(
+    segments: Sequence[Segment], own: IntArray, counts: IntArray, scratch_slot: int
+) -> IntArray:
+    """The slot that each row writes."""
+    scratch = [s.scratch for s in segments]
+    return np.where(np.repeat(scratch, counts), scratch_slot, own) if any(scratch) else own
+
+
 def _queries(
     wanted: Sequence[Wanted], row_of_slot: IntArray
 ) -> tuple[IntArray, tuple[SampleQuery, ...], tuple[ScoreQuery, ...]]:
-    rows = [row_of_slot[_path(w.request)[w.start : w.stop]] for w in wanted]
-    logit_rows, indices = np.unique(_concat(rows), return_inverse=True)
+    slots = _concat([_path(w.request)[w.start : w.stop] for w in wanted])
+    logit_rows, indices = np.unique(row_of_slot[slots], return_inverse=True)
     samples: list[SampleQuery] = []
     scores: list[ScoreQuery] = []
     at = 0
-    for w in wanted:
-        mine = indices[at : at + w.stop - w.start].astype(np.int64)
-        at += w.stop - w.start
-        if w.sample:
-            samples.append(SampleQuery(w.request, int(mine[0])))
+    places = indices.tolist()
+    for request, start, stop, sample in wanted:
+        if sample:
+            samples.append(SampleQuery(request, places[at]))
         else:
-            scores.append(ScoreQuery(w.request, w.start + 1, mine))
+            mine = indices[at : at + stop - start].astype(np.int64)
+            scores.append(ScoreQuery(request, start + 1, mine))
+        at += stop - start
     return logit_rows, tuple(samples), tuple(scores)
 
 

@@ -164,8 +164,9 @@ class EngineCore:
             else:
                 self._append(query.request, token)
         for request, _ in batch.planned:
-            complete = request.num_todo == 0 and request.next_scored >= request.num_prompt
-            if complete and not request.wants_sample and not request.finished:
+            if request.wants_sample or request.finished:
+                continue
+            if request.num_todo == 0 and request.next_scored >= request.num_prompt:
                 self._finish(request, {"type": "length", "length": 0}, "finished")
 
     def _append(self, request: Request, token: ScoredToken) -> None:

@@ -32,6 +32,12 @@ class EngineOptions:
     - `tokenizer_path`: where the tokenizer is, if not in the model's folder.
     - `device`: "cpu" or "cuda" (also "cuda:1"). `dtype`: None picks fp16 weights with fp32 arithmetic on
       a CPU and the checkpoint's 16-bit type on a GPU; "float32" is for parity.
+    - `quantization`: "int8" rounds weights to 8 bits while loading and activations row by row (CPU).
+    - `kv_cache_dtype`: of cached keys and values; on a CPU "float32" (None) or "float16", which takes
+      half the memory.
+    - `exact`: a request gives the same bits whatever is shared or runs beside it. None: on a CPU where
+      the native kernels can be built (all but machines without a C++ compiler), with a warning where
+      not. True refuses to start where it does not hold, False runs the PyTorch kernels (for comparison).
     - `context_length`: tokens that one request may have (default: what the checkpoint says).
     - `max_cache_tokens`: KV slots; default: a quarter of the free memory (CPU), or
       `mem_fraction_static` of what is free after loading (GPU).
@@ -51,6 +57,9 @@ class EngineOptions:
     tokenizer_path: str | None = None
     device: str = "cpu"
     dtype: str | None = None
+    quantization: str | None = None
+    kv_cache_dtype: str | None = None
+    exact: bool | None = None
     context_length: int | None = None
     max_cache_tokens: int | None = None
     mem_fraction_static: float = 0.85

@@ -8,16 +8,15 @@ Knows nothing of how steps are planned or run.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import InitVar, dataclass, field
+from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-
+from ramet.cache.buffer import IntBuffer
 from ramet.cache.lease import Lease
 from ramet.kernels.plan import IntArray
 from ramet.params import SamplingParams
 
-__all__ = ["LogprobOptions", "OutputText", "Request", "ScoredToken"]
+__all__ = ["LogprobOptions", "OutputText", "Request", "ScoredToken", "room_for_output"]
 
 
 class OutputText(Protocol):
@@ -45,8 +44,7 @@ class LogprobOptions:
     token_ids: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class ScoredToken:
+class ScoredToken(NamedTuple):
     """A token with its raw log-probability (None for the first token of a prompt), the `top` most
     likely ones at its position and the asked-for ones, as (logprob, id)."""
 
@@ -59,7 +57,8 @@ class ScoredToken:
 @dataclass(slots=True, eq=False)
 class Request:
     """`on_update(request)` is called on the stepping thread after each step that changed the request,
-    the last time with `finish_reason` set. `arrival` is a serial number: smaller is older."""
+    the last time with `finish_reason` set. `arrival` is a serial number: smaller is older. `buffer` holds
+    the prompt's tokens, too, and is the request's from now on, to grow in; without one they are copied."""
 
     rid: str
     prompt_ids: IntArray
@@ -88,27 +87,35 @@ class Request:
     num_preemptions: int = 0
     num_overtaken: int = 0  # later arrivals that were admitted while this one waited
     match_length: int = 0  # leading tokens that the tree held when it was last asked
-    match_version: int = -1
+    match_cuts: int = -1  # how often the tree had forgotten something by then
     alone: bool = False  # was in a batch that failed: its next step has no neighbours
 
-    _known: IntArray = field(init=False)
-    _num_known: int = field(init=False)
+    buffer: InitVar[IntBuffer | None] = None
+    takes_best: bool = field(init=False)  # each token is the most likely one, and nobody asks how likely
+    _known: IntBuffer = field(init=False)
 
-    def __post_init__(self) -> None:
-        self._num_known = len(self.prompt_ids)
-        self._known = np.empty(self._num_known + min(self.params.max_new_tokens, 256), np.int64)
-        self._known[: self._num_known] = self.prompt_ids
+    def __post_init__(self, buffer: IntBuffer | None) -> None:
+        self._known = buffer or IntBuffer(self.prompt_ids, room_for_output(self.params))
+        p = self.params
+        self.takes_best = p.greedy and not (
+            self.logprobs.output
+            or p.min_new_tokens
+            or p.logit_bias
+            or p.frequency_penalty
+            or p.presence_penalty
+            or p.repetition_penalty != 1
+        )
         if self.logprobs.prompt_start == 0:
             self.prompt_scores.append(ScoredToken(int(self.prompt_ids[0]), None))
 
     @property
     def known(self) -> IntArray:
         """All tokens that are known, prompt and generated: a view, valid until the next append."""
-        return self._known[: self._num_known]
+        return self._known.view
 
     @property
     def num_known(self) -> int:
-        return self._num_known
+        return self._known.view.size
 
     @property
     def num_prompt(self) -> int:
@@ -120,7 +127,7 @@ class Request:
 
     @property
     def num_todo(self) -> int:
-        return self._num_known - self.num_computed
+        return self.num_known - self.num_computed
 
     @property
     def finished(self) -> bool:
@@ -143,8 +150,10 @@ class Request:
         return max(0, self.num_prompt - self.num_prompt_rows)
 
     def append(self, token_id: int) -> None:
-        if self._num_known == len(self._known):
-            self._known = np.concatenate([self._known, np.empty(len(self._known) + 64, np.int64)])
-        self._known[self._num_known] = token_id
-        self._num_known += 1
+        self._known.push(token_id)
         self.output_ids.append(token_id)
+
+
+def room_for_output(params: SamplingParams) -> int:
+    """Tokens that a request's buffer should have room for behind the prompt."""
+    return min(params.max_new_tokens, 256)

@@ -12,10 +12,13 @@ from ramet.cache.pool import KVPool
 from ramet.engine.batch import Batch, ScoreQuery
 from ramet.engine.loop import Outcome
 from ramet.engine.request import Request, ScoredToken
-from ramet.engine.sampler import Sampled, SampleSpec, prompt_logprobs, sample
+from ramet.engine.sampler import Sampled, SampleSpec, most_likely, prompt_logprobs, sample
+from ramet.errors import RametError
 from ramet.models.decoder import Decoder
 
 __all__ = ["ModelRunner"]
+
+_NOT_ASKED = float("nan")
 
 
 class ModelRunner:
@@ -30,10 +33,18 @@ class ModelRunner:
         )
 
     def sample(self, batch: Batch, logits: torch.Tensor) -> Outcome:
-        rows = [query.logits_index for query in batch.samples]
-        drawn = sample(logits, rows, [_spec(query.request) for query in batch.samples])
-        tokens = [d.error or _scored(d) for d in drawn]
-        return Outcome(tokens, [self._score(query, logits) for query in batch.scores])
+        best = [query for query in batch.samples if query.request.takes_best]
+        drawn = [query for query in batch.samples if not query.request.takes_best]
+        tokens = iter(most_likely(logits, [query.logits_index for query in best]))
+        rows = [query.logits_index for query in drawn]
+        sampled = iter(sample(logits, rows, [_spec(query.request) for query in drawn]))
+        return Outcome(
+            [
+                _unscored(next(tokens)) if query.request.takes_best else _drawn(next(sampled))
+                for query in batch.samples
+            ],
+            [self._score(query, logits) for query in batch.scores],
+        )
 
     def _score(self, query: ScoreQuery, logits: torch.Tensor) -> list[ScoredToken]:
         request, count = query.request, len(query.logits_indices)
@@ -57,6 +68,14 @@ def _spec(request: Request) -> SampleSpec:
         token_ids_logprob=options.token_ids if options.output else (),
         need_logprob=options.output,
     )
+
+
+def _unscored(token: int | RametError) -> ScoredToken | RametError:
+    return ScoredToken(token, _NOT_ASKED) if isinstance(token, int) else token
+
+
+def _drawn(sampled: Sampled) -> ScoredToken | RametError:
+    return sampled.error or _scored(sampled)
 
 
 def _scored(sampled: Sampled) -> ScoredToken:

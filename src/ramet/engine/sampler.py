@@ -21,7 +21,7 @@ import torch
 from ramet.errors import BackendError, InvalidRequest, RametError
 from ramet.params import SamplingParams
 
-__all__ = ["SampleSpec", "Sampled", "prompt_logprobs", "sample", "uniforms"]
+__all__ = ["SampleSpec", "Sampled", "most_likely", "prompt_logprobs", "sample", "uniforms"]
 
 Ids = Sequence[int] | npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -30,6 +30,7 @@ _FIRST_LOOK = 64  # tokens to rank before it is known how many are needed
 _LOOK_FURTHER = 16  # times as many at each further look
 _BLOCK = 512  # tokens whose weights are summed before it is known which of them is drawn
 _SCORE_ROWS = 64  # rows of a prompt whose log-softmax exists at a time
+_BROKEN = "the model gave logits that are NaN, infinite, or all -infinity"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,21 +75,35 @@ def sample(logits: torch.Tensor, rows: Ids, specs: Sequence[SampleSpec]) -> list
     affected. Minus infinity is a legal logit: a token that cannot come."""
     logits = logits.detach().float()
     index = np.asarray(rows, np.int64)
-    maxima = logits.amax(-1).cpu().numpy() if len(logits) else np.empty(0, np.float32)
+    wanted = np.unique(index)
+    best, maxima = _largest(logits, wanted)
     draws = uniforms([spec.seed for spec in specs], [spec.step for spec in specs])
-    greedy = _greedy(logits, index, specs)
     tokens: list[int | RametError] = []
-    for row, spec, u, best in zip(index, specs, draws, greedy):
+    for row, spec, u, place in zip(index, specs, draws, np.searchsorted(wanted, index)):
         try:
-            if not np.isfinite(maxima[row]):
-                raise BackendError("the model gave logits that are NaN, infinite, or all -infinity")
+            if not np.isfinite(maxima[place]):
+                raise BackendError(_BROKEN)
             _check_ids(spec, logits.shape[1])
-            tokens.append(
-                int(best) if best >= 0 else _draw(logits[row], float(maxima[row]), spec, float(u))
-            )
+            if spec.params.greedy and not _changes(spec):
+                tokens.append(int(best[place]))
+            else:
+                tokens.append(_draw(logits[row], float(maxima[place]), spec, float(u)))
         except RametError as error:
             tokens.append(error)
     return _scored(logits, index, specs, tokens)
+
+
+def most_likely(logits: torch.Tensor, rows: Ids) -> list[int | RametError]:
+    """For each of `rows` (int [n]) the token with the largest logit, the first of equals: what `sample`
+    gives for a greedy spec that asks for nothing else. One pass over memory."""
+    index = np.asarray(rows, np.int64)
+    wanted = np.unique(index)
+    tokens, values = _largest(logits.detach().float(), wanted)
+    where = np.searchsorted(wanted, index)
+    found: list[int | RametError] = tokens[where].tolist()
+    for i in np.flatnonzero(~np.isfinite(values[where])).tolist():
+        found[i] = BackendError(_BROKEN)
+    return found
 
 
 def prompt_logprobs(
@@ -143,19 +158,20 @@ def _check_ids(spec: SampleSpec, vocab: int) -> None:
 # -- choosing ------------------------------------------------------------------------------------------
 
 
-def _greedy(logits: torch.Tensor, index: npt.NDArray[np.int64], specs: Sequence[SampleSpec]) -> Ids:
-    """For each spec the first of the largest logits if that is all it asks for, else -1."""
-    plain = np.array([spec.params.greedy and not _changes(spec) for spec in specs], bool)
-    best = np.full(len(specs), -1, np.int64)
-    wanted = np.unique(index[plain])
-    if len(wanted):
-        chosen = logits if len(wanted) == len(logits) else logits[torch.from_numpy(wanted)]
-        if chosen.device.type == "cpu":  # several times as fast as torch's
-            largest = chosen.numpy().argmax(-1)
-        else:
-            largest = chosen.argmax(-1).cpu().numpy()
-        best[plain] = largest[np.searchsorted(wanted, index[plain])]
-    return best
+def _largest(
+    logits: torch.Tensor, rows: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """(where, value) of the first of the largest logits of each of `rows`, which rise. A NaN counts as
+    the largest."""
+    if not len(rows):
+        return np.empty(0, np.int64), np.empty(0, np.float32)
+    chosen = logits if len(rows) == len(logits) else logits[torch.from_numpy(rows)]
+    if chosen.device.type == "cpu":  # several times as fast as torch's
+        found = chosen.numpy().argmax(-1)
+        return found, chosen.numpy()[np.arange(len(found)), found]
+    best = chosen.argmax(-1, keepdim=True)
+    values = chosen.gather(-1, best).squeeze(-1).cpu().numpy()
+    return best.squeeze(-1).cpu().numpy(), values
 
 
 def _changes(spec: SampleSpec) -> bool:

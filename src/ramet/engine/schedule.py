@@ -14,6 +14,8 @@ is never preempted and can evict everybody else's tokens, so it finishes; hence 
 
 from __future__ import annotations
 
+import bisect
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -45,12 +47,34 @@ class Limits:
     use_cache: bool = True
 
 
+class _Claims:
+    """Which slots' tokens are rows of the batch in the making. The table is as long as the pool, so it is
+    made once, and only what was marked is cleared."""
+
+    def __init__(self, num_slots: int) -> None:
+        self._marked: npt.NDArray[np.bool_] = np.zeros(num_slots, np.bool_)
+        self._slots: list[IntArray] = []
+
+    def add(self, slots: IntArray) -> None:
+        self._marked[slots] = True
+        self._slots.append(slots)
+
+    def lacks(self, slots: IntArray) -> npt.NDArray[np.bool_]:
+        """Which of `slots` are not marked."""
+        return ~self._marked[slots]
+
+    def clear(self) -> None:
+        for slots in self._slots:
+            self._marked[slots] = False
+        self._slots.clear()
+
+
 @dataclass(slots=True)
 class _Draft:
-    """A batch in the making. `claimed` marks the slots whose token is a row of it."""
+    """A batch in the making."""
 
     budget: int
-    claimed: npt.NDArray[np.bool_]
+    claims: _Claims
     segments: list[Segment] = field(default_factory=list)
     wanted: list[Wanted] = field(default_factory=list)
     planned: list[tuple[Request, int]] = field(default_factory=list)
@@ -59,7 +83,7 @@ class _Draft:
         self, request: Request, start: int, stop: int, *, scratch: bool, slots: IntArray
     ) -> None:
         self.segments.append(Segment(request, start, stop, scratch))
-        self.claimed[slots] = True
+        self.claims.add(slots)
         self.budget -= stop - start
 
 
@@ -77,6 +101,8 @@ class Scheduler:
         self.limits = limits or Limits()
         self.running: list[Request] = []  # in order of arrival
         self.num_preemptions = 0
+        self._claims = _Claims(slots.num_slots)
+        self._row_of_slot: IntArray = np.empty(slots.num_slots, np.int64)
 
     @property
     def scratch_slot(self) -> int:
@@ -90,28 +116,56 @@ class Scheduler:
             return None
         self._make_room()
         self.tree.begin_step()
-        draft = _Draft(self.limits.max_step_tokens, np.zeros(self.slots.num_slots, np.bool_))
+        self._claims.clear()
+        draft = _Draft(self.limits.max_step_tokens, self._claims)
         suspect = next((r for r in self.running if r.alone), None)
         if suspect is not None:
             self._continue([suspect], draft)
         else:
-            self._continue([r for r in self.running if r.num_todo <= 1], draft)
-            self._continue([r for r in self.running if r.num_todo > 1], draft)
+            decoding, others = self._decoding()
+            self._decode(decoding, draft)
+            self._continue([r for r in others if r.num_todo <= 1], draft)
+            self._continue([r for r in others if r.num_todo > 1], draft)
             self._admit(draft)
         order = {id(r): path_key(r.lease) for r, _ in draft.planned if r.lease is not None}
         draft.segments.sort(key=lambda s: (order[id(s.request)], s.request.arrival, s.start))
         return build_batch(
-            draft.segments,
-            draft.wanted,
-            draft.planned,
-            self.slots.num_slots,
-            self.scratch_slot,
+            draft.segments, draft.wanted, draft.planned, self._row_of_slot, self.scratch_slot
         )
 
     def _make_room(self) -> None:
         """Preempt, youngest first, until every running request can have a slot. The oldest stays."""
         while len(self.running) > max(1, self.slots.num_free + self.tree.num_evictable_tokens):
             self.preempt(self.running[-1])
+
+    def _decoding(self) -> tuple[list[Request], list[Request]]:
+        """(those whose last token alone is to be computed, behind tokens of their own that are not in
+        the tree yet, so that there is nothing to match; the other running requests)."""
+        decoding: list[Request] = []
+        others: list[Request] = []
+        for request in self.running:
+            lease = request.lease
+            steady = lease and request.output_ids and request.num_todo == 1 and lease.num_reserved
+            (decoding if steady else others).append(request)
+        room = self.slots.num_free + self.tree.num_evictable_tokens
+        return decoding[:room], others + decoding[room:]
+
+    def _decode(self, requests: Sequence[Request], draft: _Draft) -> None:
+        """`_take` for requests of which one row is to be computed and sampled: slots for all at once."""
+        if not requests:
+            return
+        slots = self.tree.allocate(len(requests))
+        for request, slot in zip(requests, slots.tolist()):
+            lease = request.lease
+            if lease is None:
+                raise RuntimeError(f"request {request.rid} has no lease")
+            held = len(lease)
+            lease.take(slot)
+            draft.planned.append((request, held))
+            draft.segments.append(Segment(request, held, held + 1, False))
+            draft.wanted.append(Wanted(request, held, held + 1, True))
+        draft.claims.add(slots)
+        draft.budget -= len(requests)
 
     def _continue(self, requests: list[Request], draft: _Draft) -> None:
         for request in requests:
@@ -123,17 +177,13 @@ class Scheduler:
         room = min(self.limits.max_running, self.limits.max_step_tokens)
         if draft.budget <= 0 or len(self.running) >= room or not len(self.waiting):
             return
-        self.waiting.refresh(self.tree.version, self._match)
         while draft.budget > 0 and len(self.running) < room:
-            request = self.waiting.next()
+            request = self.waiting.next(self.tree.num_cuts, self._match)
             if request is None or not self._open(request):
                 return
             self.waiting.admitted(request)
-            self.running.append(request)
-            self.running.sort(key=lambda r: r.arrival)
+            bisect.insort(self.running, request, key=lambda r: r.arrival)
             self._take(request, draft)
-            if self.limits.use_cache:
-                self.waiting.published(request, self._match)
 
     def _match(self, request: Request) -> int:
         return self.tree.match(request.known, request.salt) if self.limits.use_cache else 0
@@ -166,11 +216,13 @@ class Scheduler:
         count = self._reserve(request, draft.budget - len(missing))
         if count and self.limits.use_cache and before < request.num_prompt:
             # Prompt tokens are published before they are computed; generated ones when they end.
-            lease.publish(request.known[: len(lease)])
+            self._publish(request, lease)
         draft.planned.append((request, before))
         cut = None if len(missing) <= draft.budget else int(missing[draft.budget])
-        self._add_rows(request, lease, missing[: draft.budget], draft, scratch=True)
-        self._add_rows(request, lease, np.arange(before, before + count), draft, scratch=False)
+        self._add_again(request, lease, missing[: draft.budget], draft)
+        if count:
+            own = lease.slots[before : before + count]
+            draft.add(request, before, before + count, scratch=False, slots=own)
         self._want(request, lease, draft, cut)
 
     def _missing(self, request: Request, lease: Lease, draft: _Draft) -> IntArray:
@@ -180,15 +232,17 @@ class Scheduler:
         positions = np.arange(start, min(held, request.num_prompt - 1))
         if request.wants_sample and held == request.num_known and held > start:
             positions = np.append(positions[positions < held - 1], held - 1)
-        return positions[~draft.claimed[lease.slots[positions]]]
+        return positions[draft.claims.lacks(lease.slots[positions])]
 
-    def _add_rows(
-        self, request: Request, lease: Lease, positions: IntArray, draft: _Draft, *, scratch: bool
+    def _add_again(
+        self, request: Request, lease: Lease, positions: IntArray, draft: _Draft
     ) -> None:
+        """Rows whose KV is there already, for their logits."""
+        if not len(positions):
+            return
         for run in np.split(positions, np.flatnonzero(np.diff(positions) != 1) + 1):
-            if len(run):
-                start, stop = int(run[0]), int(run[-1]) + 1
-                draft.add(request, start, stop, scratch=scratch, slots=lease.slots[start:stop])
+            start, stop = int(run[0]), int(run[-1]) + 1
+            draft.add(request, start, stop, scratch=True, slots=lease.slots[start:stop])
 
     def _reserve(self, request: Request, budget: int) -> int:
         """Slots for up to `budget` tokens, or as many as there are. Returns how many."""
@@ -216,7 +270,7 @@ class Scheduler:
         """The batch was computed: its slots hold what the tree says."""
         for request, _ in batch.planned:
             if request.lease is not None:
-                request.lease.advance(len(request.lease) - request.lease.num_computed)
+                request.lease.advance_all()
             request.alone = False
         self._count_prompt_rows(batch)
         self.tree.commit_step()
@@ -260,8 +314,14 @@ class Scheduler:
         if lease is None:
             return
         if self.limits.use_cache and lease.num_reserved:
-            lease.publish(request.known[: len(lease)])
+            self._publish(request, lease)
         lease.close()
+
+    def _publish(self, request: Request, lease: Lease) -> None:
+        """Put what the lease has into the tree, and tell those who wait and may share it."""
+        start, tokens = lease.num_published, request.known[: len(lease)]
+        lease.publish(tokens)
+        self.waiting.published(request.salt, tokens, start)
 
     def open_leases(self) -> list[Lease]:
         return [r.lease for r in self.running if r.lease is not None]

@@ -49,17 +49,22 @@ class IncrementalDetokenizer:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._begun = False
         self._inherited = b""  # the prompt's unfinished character, until it is finished or given up
+        self.is_whole = True  # no bytes of an unfinished character of the output are held back
         self._read_tail(prompt_tail_ids)
-
-    @property
-    def is_whole(self) -> bool:
-        """No bytes of an unfinished character of the output are held back."""
-        return bool(self._inherited) or not self._decoder.getstate()[0]
 
     def push(self, token_id: int) -> str:
         """The text that is certain now and was not before."""
         if token_id in self._hidden:
             return ""
+        if self._begun and self.is_whole and not self._inherited:
+            text = self._bytes.text_of(token_id)
+            if text:
+                return text
+        text = self._decode(token_id)
+        self.is_whole = bool(self._inherited) or not self._decoder.getstate()[0]
+        return text
+
+    def _decode(self, token_id: int) -> str:
         data = self._bytes.of(token_id)
         if not data:
             return ""
@@ -79,6 +84,7 @@ class IncrementalDetokenizer:
         if self._inherited:
             self._decoder.reset()
             self._inherited = b""
+        self.is_whole = True
         return self._decoder.decode(b"", True)
 
     def _read_tail(self, ids: Sequence[int] | IntArray) -> None:
@@ -128,6 +134,7 @@ class GenerationText:
             tokenizer, prompt_tail_ids, params.skip_special_tokens
         )
         self._checker = StopChecker(params.stop, params.stop_regex)
+        self._may_match = bool(params.stop or params.stop_regex)
         specials = {text: tokenizer.special_id(text) for text in params.stop}
         self._special_stops = {i: text for text, i in specials.items() if i is not None}
         self._min_tokens, self._keep_stop = params.min_new_tokens, params.no_stop_trim
@@ -164,7 +171,7 @@ class GenerationText:
         """Characters of `text` that are final."""
         if self._cut is not None:
             return self._cut
-        return self._length if self._done else self._checker.safe_length
+        return self._checker.safe_length if self._may_match and not self._done else self._length
 
     def push(self, token_id: int) -> None:
         """Add an output token. After a stop was found, or `finish`, tokens have no text any more."""
@@ -223,7 +230,7 @@ class GenerationText:
         start = self._length
         piece = self._detokenizer.push(token_id)
         self._append(piece)
-        stop = self._checker.push(piece, may_stop)
+        stop = self._checker.push(piece, may_stop) if self._may_match else None
         if stop is None and may_stop and token_id in self._special_stops:
             stop = Stop(self._special_stops[token_id], start, self._length)
         if stop is not None:

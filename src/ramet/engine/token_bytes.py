@@ -44,6 +44,7 @@ class TokenBytes:
         self.hidden = hidden
         self._pieces = pieces
         self._cache: list[bytes | None] = [None] * len(pieces)
+        self._texts: list[str | None] = [None] * len(pieces)
         self._alphabet: dict[str, int] | None = None
         self._replacements: list[tuple[str, str]] = []
         self._byte_tokens = False
@@ -58,6 +59,19 @@ class TokenBytes:
         found = self._cache[token_id]
         if found is None:
             found = self._cache[token_id] = self._bytes(self._pieces[token_id] or "")
+        return found
+
+    def text_of(self, token_id: int) -> str:
+        """`of` as text, if that is text wherever it stands: whole characters, at least one. "" else."""
+        if not 0 <= token_id < len(self._texts):
+            return ""
+        found = self._texts[token_id]
+        if found is None:
+            try:
+                found = self.of(token_id).decode("utf-8")
+            except UnicodeDecodeError:
+                found = ""
+            self._texts[token_id] = found
         return found
 
     def first(self, token_id: int) -> bytes:

@@ -1,6 +1,6 @@
 """Matrix products with packed weights: `linear(x)` is x @ weight.T + bias.
 
-Knows three ways to do it on a CPU and one on a GPU, which of them this build of torch really has, and
+Knows the ways to do it on a CPU and the one on a GPU, which of them this build of torch really has, and
 what it takes to make a row's bits independent of the other rows; refuses to know what the matrices
 mean. A CPU linear takes and gives float32, a GPU linear the dtype of its weight.
 
@@ -21,6 +21,8 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
+
+from ramet.kernels.cpu.linear import NativeLinear
 
 __all__ = ["Fp16Linear", "Linear", "MklLinear", "TorchLinear", "pack_linear", "why_not"]
 
@@ -88,15 +90,23 @@ class TorchLinear:
 
 
 def pack_linear(
-    weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype, name: str = "a weight"
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    dtype: torch.dtype,
+    name: str = "a weight",
+    *,
+    native: bool = False,
 ) -> Linear:
     """The best working CPU linear for `weight` [out, in] held as `dtype` (float16 or float32).
 
+    `native`: a `NativeLinear`, whose rows are exact by themselves and which a native forward pass reads.
     A float16 matrix with a number beyond float16's range is held as float32, with a warning that gives
     `name`.
     """
     if dtype == torch.float16:
         if not exceeds_fp16(weight):
+            if native:
+                return NativeLinear(weight, bias, "fp16")
             if why_not("fp16") is None:
                 return Fp16Linear(weight, bias)
             weight = weight.half()  # the same numbers, whichever operator multiplies them
@@ -105,6 +115,8 @@ def pack_linear(
                 f"{name} holds numbers beyond float16's {FP16_MAX:.0f}: it is kept as float32",
                 stacklevel=2,
             )
+    if native:
+        return NativeLinear(weight, bias, "fp32")
     if why_not("fp32") is None:
         return MklLinear(weight, bias)
     return TorchLinear(weight.float(), None if bias is None else bias.float())

@@ -16,6 +16,7 @@ from typing import Any
 from ramet.errors import CheckpointError
 from ramet.models.fields import Fields, read_json
 from ramet.models.rope import RopeConfig, read_rope
+from ramet.models.scheme import read_scheme
 
 __all__ = ["SUPPORTED_ARCHITECTURES", "ModelConfig"]
 
@@ -58,7 +59,8 @@ SUPPORTED_ARCHITECTURES = tuple(_BY_MODEL_TYPE.values())
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
     """Sizes and switches of one checkpoint. `sliding_window` is None unless some layer uses one.
-    `checkpoint_dtype` is what config.json claims ("bfloat16", ...) or None."""
+    `checkpoint_dtype` is what config.json claims ("bfloat16", ...) or None, `quantization` "int8" for
+    matrices in 8 bits."""
 
     architecture: str
     vocab_size: int
@@ -81,6 +83,7 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...]
     pad_token_id: int | None
     checkpoint_dtype: str | None
+    quantization: str | None = None
 
     @property
     def max_context(self) -> int:
@@ -154,6 +157,7 @@ class ModelConfig:
                 (i for i in fields.token_ids("pad_token_id", minimum=-1) if i >= 0), None
             ),
             checkpoint_dtype=_dtype_name(fields),
+            quantization=read_scheme(fields),
         )
 
 
@@ -206,13 +210,6 @@ def _refuse_what_would_change_the_numbers(fields: Fields) -> None:
     activation = fields.values.get("hidden_act", "silu")
     if activation not in ("silu", "swish"):  # two names of one function
         raise fields.error("hidden_act", f"is {activation!r}; Ramet runs silu only")
-    if fields.has("quantization_config"):
-        quantization = fields.values["quantization_config"]
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-        raise fields.error(
-            "quantization_config",
-            f"names the method {method!r}; give the unquantized checkpoint (fp32, fp16 or bf16)",
-        )
 
 
 def _sliding_window(fields: Fields, family: _Family, num_layers: int) -> int | None:

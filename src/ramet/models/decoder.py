@@ -10,6 +10,7 @@ attend to what the same batch computes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,9 @@ from ramet.kernels.linear import Linear
 from ramet.kernels.plan import AttentionPlan
 from ramet.models.config import ModelConfig
 from ramet.models.rope import frequencies
+
+if TYPE_CHECKING:
+    from ramet.models.native import NativeForward
 
 __all__ = ["Decoder", "DecoderWeights", "Indices", "LayerWeights"]
 
@@ -55,7 +59,9 @@ class DecoderWeights:
 class Decoder:
     """One model on one device. `forward` is a pure function of its arguments and the KV pool.
 
-    dtype is that of activations and of the KV pool; max_context bounds the positions (exclusive).
+    dtype is that of activations, kv_dtype that of the KV pool (None: the same); max_context bounds the
+    positions (exclusive). native: `forward` is one call of the native library; the linears of `weights`
+    are all `NativeLinear` then. The PyTorch operations below are its slow twin.
     """
 
     def __init__(
@@ -65,12 +71,16 @@ class Decoder:
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        kv_dtype: torch.dtype | None = None,
         max_context: int | None = None,
+        native: bool = False,
     ) -> None:
         self.config, self.weights = config, weights
         self.device, self.dtype = torch.device(device), dtype
+        self.kv_dtype = kv_dtype or dtype
         self.max_context = config.max_context if max_context is None else max_context
         self._cos, self._sin = _rope_table(config, self.max_context, self.device)
+        self.native = self._native_forward() if native else None
 
     @property
     def num_weight_bytes(self) -> int:
@@ -79,11 +89,11 @@ class Decoder:
     @property
     def kv_bytes_per_slot(self) -> int:
         c = self.config
-        return 2 * c.num_layers * c.num_kv_heads * c.head_dim * self.dtype.itemsize
+        return 2 * c.num_layers * c.num_kv_heads * c.head_dim * self.kv_dtype.itemsize
 
     def make_kv_pool(self, num_slots: int) -> KVPool:
         c = self.config
-        return KVPool(c.num_layers, num_slots, c.num_kv_heads, c.head_dim, self.dtype, self.device)
+        return KVPool(c.num_layers, num_slots, c.num_kv_heads, c.head_dim, self.kv_dtype, self.device)
 
     @torch.inference_mode()
     def forward(
@@ -101,6 +111,8 @@ class Decoder:
         out_slots[r] of `kv`; `kv.scratch_slot` is for rows whose keys and values are there already.
         Row r attends as `plan` says; the slots of its path are filled by earlier passes or by this one.
         """
+        if self.native is not None:
+            return self.native(token_ids, positions, out_slots, plan, logit_rows, kv)
         prepared = reference.prepare(plan, self.device)
         where = self._index(positions)
         cos, sin = self._cos[where], self._sin[where]
@@ -110,14 +122,30 @@ class Decoder:
         for number, layer in enumerate(self.weights.layers):
             keys, values = kv.keys(number), kv.values(number)
             q, k, v = self._project(layer, pointwise.rms_norm(x, layer.input_norm, eps), cos, sin)
-            keys[slots] = k
-            values[slots] = v
+            keys[slots] = k.to(self.kv_dtype)
+            values[slots] = v.to(self.kv_dtype)
             attended = reference.attention(q, keys, values, prepared)
             x = x + layer.o(attended.flatten(1))
             gate_up = layer.gate_up(pointwise.rms_norm(x, layer.post_norm, eps))
             x = x + layer.down(pointwise.silu_mul(gate_up))
         last = pointwise.rms_norm(x[self._index(logit_rows)], self.weights.final_norm, eps)
         return self.weights.lm_head(last).float()
+
+    def _native_forward(self) -> NativeForward:
+        from ramet.models.native import NativeForward  # compiles the kernels on first use
+
+        w = self.weights
+        return NativeForward(
+            self.config,
+            embedding=w.embedding,
+            layers=[(v.input_norm, v.qk_norm, v.post_norm) for v in w.layers],
+            linears=[(v.qkv, v.o, v.gate_up, v.down) for v in w.layers],
+            final_norm=w.final_norm,
+            lm_head=w.lm_head,
+            cos=self._cos,
+            sin=self._sin,
+            kv_dtype=self.kv_dtype,
+        )
 
     def _project(
         self, layer: LayerWeights, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor

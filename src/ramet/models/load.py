@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 
 from ramet.errors import CheckpointError, InvalidRequest
+from ramet.kernels.cpu.library import why_not
+from ramet.kernels.cpu.linear import NativeLinear
 from ramet.kernels.linear import Linear, TorchLinear, exceeds_fp16, pack_linear
 from ramet.models.config import ModelConfig
 from ramet.models.decoder import Decoder, DecoderWeights, LayerWeights
@@ -31,6 +33,9 @@ def load(
     *,
     device: str | torch.device,
     dtype: str | torch.dtype | None,
+    quantization: str | None,
+    kv_dtype: str | torch.dtype | None,
+    native: bool | None,
     max_context: int | None,
     progress: Progress | None,
 ) -> Decoder:
@@ -39,11 +44,22 @@ def load(
     asked = _dtype(dtype, target)
     config = ModelConfig.from_folder(path)
     context = _max_context(max_context, config)
+    use_native = _native(native, target)
+    int8 = _int8(quantization, config, dtype, target, use_native)
+    kv = _kv_dtype(kv_dtype, target)
     with Checkpoint(path, progress) as checkpoint:
-        builder = _Builder(config, checkpoint, target, asked)
+        builder = _Builder(config, checkpoint, target, asked, native=use_native, int8=int8)
         weights = builder.build()
     compute = torch.float32 if target.type == "cpu" else builder.dtype
-    return Decoder(config, weights, device=target, dtype=compute, max_context=context)
+    return Decoder(
+        config,
+        weights,
+        device=target,
+        dtype=compute,
+        kv_dtype=kv or compute,
+        max_context=context,
+        native=use_native,
+    )
 
 
 class _Builder:
@@ -55,8 +71,12 @@ class _Builder:
         checkpoint: Checkpoint,
         device: torch.device,
         dtype: torch.dtype | None,
+        *,
+        native: bool,
+        int8: bool,
     ) -> None:
         self._config, self._checkpoint, self._device = config, checkpoint, device
+        self._native, self._int8 = native, int8
         self._num_bytes = 0
         self._embedding = checkpoint.tensor(_EMBEDDING, (config.vocab_size, config.hidden_size))
         self.dtype = dtype or self._natural_dtype()
@@ -103,13 +123,27 @@ class _Builder:
     def _linear(self, sizes: dict[str, int], num_in: int, has_bias: bool) -> Linear:
         """One matrix out of those named: {name: number of outputs}, in this order."""
         read = self._checkpoint.tensor
-        weight = torch.cat([read(f"{name}.weight", (n, num_in)) for name, n in sizes.items()])
         bias = None
         if has_bias:
             bias = torch.cat([read(f"{name}.bias", (n,)) for name, n in sizes.items()])
         else:
             self._refuse_hidden_biases(sizes)
-        return self._pack(weight, bias, " + ".join(sizes))
+        name = " + ".join(sizes)
+        if self._config.quantization is not None:
+            return self._linear_of_bytes(sizes, num_in, bias)
+        weight = torch.cat([read(f"{name}.weight", (n, num_in)) for name, n in sizes.items()])
+        return self._pack(weight, bias, name)
+
+    def _linear_of_bytes(
+        self, sizes: dict[str, int], num_in: int, bias: torch.Tensor | None
+    ) -> Linear:
+        """As `_linear`, of a checkpoint whose matrices are in 8 bits."""
+        read = self._checkpoint.tensor
+        parts = [read(f"{name}.weight", (n, num_in), int8=True) for name, n in sizes.items()]
+        scales = [read(f"{name}.weight_scale", (n, 1)) for name, n in sizes.items()]
+        linear = NativeLinear(torch.cat(parts), bias, "int8", scale=torch.cat(scales).float())
+        self._num_bytes += linear.num_bytes
+        return linear
 
     def _refuse_hidden_biases(self, sizes: dict[str, int]) -> None:
         """A bias that config.json denies would be dropped silently; one of zeros changes nothing."""
@@ -122,8 +156,11 @@ class _Builder:
                 )
 
     def _pack(self, weight: torch.Tensor, bias: torch.Tensor | None, name: str) -> Linear:
-        if self._device.type == "cpu":
-            linear = pack_linear(weight, bias, self.dtype, name)
+        linear: Linear
+        if self._int8:
+            linear = NativeLinear(weight, bias, "int8")
+        elif self._device.type == "cpu":
+            linear = pack_linear(weight, bias, self.dtype, name, native=self._native)
         else:
             on_device = None if bias is None else self._convert(bias, f"bias of {name}")
             linear = TorchLinear(self._convert(weight, name), on_device)
@@ -195,6 +232,57 @@ def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype
             "is not run on a CPU",
             'use "float16" (weights; arithmetic is float32) or "float32"; both read bf16 checkpoints',
         )
+    return _DTYPES[name]
+
+
+def _native(asked: bool | None, device: torch.device) -> bool:
+    """Whether the native kernels run the model: on a CPU where they can be built, unless not wanted."""
+    if device.type != "cpu" or asked is False:
+        return False
+    reason = why_not()
+    if reason is not None and asked:
+        raise InvalidRequest(
+            "exact",
+            True,
+            f"needs the native CPU kernels, and there are none: {reason}",
+            "install a C++ compiler, or leave the option out",
+        )
+    return reason is None
+
+
+def _int8(
+    asked: str | None,
+    config: ModelConfig,
+    dtype: str | torch.dtype | None,
+    device: torch.device,
+    native: bool,
+) -> bool:
+    if asked not in (None, "int8"):
+        raise InvalidRequest("quantization", asked, "is not known", 'use "int8" or None')
+    if asked is None and config.quantization is None:
+        return False
+    if not native:
+        where = "on a GPU" if device.type != "cpu" else "without the native CPU kernels"
+        raise InvalidRequest(
+            "quantization",
+            asked or config.quantization,
+            f"does not run {where}",
+            "give the unquantized checkpoint without this option",
+        )
+    if dtype is not None:
+        raise InvalidRequest(
+            "dtype", str(dtype), "and 8-bit weights exclude each other", "give one of the two"
+        )
+    return True
+
+
+def _kv_dtype(asked: str | torch.dtype | None, device: torch.device) -> torch.dtype | None:
+    if asked is None or asked == "auto":
+        return None
+    name = str(asked).removeprefix("torch.")
+    known = ("float32", "float16") if device.type == "cpu" else ("float32", "float16", "bfloat16")
+    if name not in known:
+        raise InvalidRequest("kv_cache_dtype", name, "is not known", f"use {', '.join(known)}")
     return _DTYPES[name]
 
 

@@ -59,8 +59,32 @@ class Checkpoint:
     def __contains__(self, name: str) -> bool:
         return name in self._file_of
 
-    def tensor(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        """The tensor `name` on the CPU in the checkpoint's dtype (float32, float16 or bfloat16)."""
+    def names(self) -> list[str]:
+        return sorted(self._file_of)
+
+    def any_tensor(self, name: str) -> torch.Tensor:
+        """The tensor `name`, whatever its shape and dtype."""
+        return self._read(name)
+
+    def tensor(self, name: str, shape: tuple[int, ...], *, int8: bool = False) -> torch.Tensor:
+        """The tensor `name` on the CPU in the checkpoint's dtype: float32, float16 or bfloat16, or with
+        `int8` that."""
+        tensor = self._read(name)
+        path = self.folder / self._file_of[name]
+        if tuple(tensor.shape) != shape:
+            raise CheckpointError(
+                f"{path}: tensor {name!r} has shape {list(tensor.shape)}, config.json asks for "
+                f"{list(shape)}; the two do not belong together"
+            )
+        if tensor.dtype not in ((torch.int8,) if int8 else _DTYPES):
+            wanted = "int8, by its config.json" if int8 else "float32, float16 and bfloat16"
+            raise CheckpointError(
+                f"{path}: tensor {name!r} is {_short(tensor.dtype)}; Ramet reads {wanted}, "
+                "so give the unquantized checkpoint"
+            )
+        return tensor
+
+    def _read(self, name: str) -> torch.Tensor:
         if name not in self._file_of:
             raise CheckpointError(
                 f"{self.folder}: tensor {name!r} is missing from the weight files; the checkpoint is "
@@ -73,16 +97,6 @@ class Checkpoint:
             raise CheckpointError(
                 f"{path}: tensor {name!r} cannot be read: {error}; fetch the file again"
             ) from error
-        if tuple(tensor.shape) != shape:
-            raise CheckpointError(
-                f"{path}: tensor {name!r} has shape {list(tensor.shape)}, config.json asks for "
-                f"{list(shape)}; the two do not belong together"
-            )
-        if tensor.dtype not in _DTYPES:
-            raise CheckpointError(
-                f"{path}: tensor {name!r} is {_short(tensor.dtype)}; Ramet reads float32, float16 and "
-                "bfloat16, so give the unquantized checkpoint"
-            )
         self._num_bytes_read += tensor.numel() * tensor.element_size()
         if self._progress is not None:
             self._progress(self._num_bytes_read, self.num_bytes)

@@ -12,6 +12,7 @@ import argparse
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from tokenizers import Tokenizer
@@ -94,27 +95,51 @@ def generate(
     return found
 
 
-@torch.no_grad()
-def best_option(network: Network, tokenizer: Tokenizer, item: Probe) -> int:
+class Answerer(Protocol):
+    """Whatever runs the model: the network here, or an engine in benchmarks/pocket_quality.py."""
+
+    def generate(
+        self, prompts: list[tuple[int, ...]], limit: int, ends: set[int]
+    ) -> list[list[int]]:
+        """Greedy continuations, each up to and with its end token."""
+
+    def score(self, prompt: tuple[int, ...], option: list[int]) -> float:
+        """The mean log-probability of `option` after `prompt`."""
+
+
+@dataclass(frozen=True)
+class Direct:
+    """The network without an engine."""
+
+    network: Network
+
+    def generate(
+        self, prompts: list[tuple[int, ...]], limit: int, ends: set[int]
+    ) -> list[list[int]]:
+        return generate(self.network, prompts, limit, ends)
+
+    @torch.no_grad()
+    def score(self, prompt: tuple[int, ...], option: list[int]) -> float:
+        ids = [*prompt, *option]
+        logits = self.network(torch.tensor([ids[:-1]]))[0].log_softmax(-1)
+        rows = range(len(prompt) - 1, len(ids) - 1)
+        return sum(float(logits[r, ids[r + 1]]) for r in rows) / len(option)
+
+
+def best_option(model: Answerer, tokenizer: Tokenizer, item: Probe) -> int:
     """The index of the option with the highest mean log-probability after the prompt."""
-    scores = []
-    for option in item.item.options:
-        ids = [*item.prompt, *tokenizer.encode(option).ids]
-        logits = network(torch.tensor([ids[:-1]]))[0].log_softmax(-1)
-        start = len(item.prompt)
-        rows = range(start - 1, len(ids) - 1)
-        scores.append(sum(float(logits[r, ids[r + 1]]) for r in rows) / (len(ids) - start))
+    scores = [model.score(item.prompt, tokenizer.encode(o).ids) for o in item.item.options]
     return max(range(len(scores)), key=scores.__getitem__)
 
 
-def answers(network: Network, tokenizer: Tokenizer, probes: list[Probe]) -> list[str]:
+def answers(model: Answerer, tokenizer: Tokenizer, probes: list[Probe]) -> list[str]:
     """The text generated for each probe, prompts of similar length together."""
     order = sorted(range(len(probes)), key=lambda i: (len(probes[i].prompt), probes[i].limit))
     texts = [""] * len(probes)
     for start in range(0, len(order), 48):
         rows = order[start : start + 48]
         limit = max(probes[i].limit for i in rows)
-        found = generate(network, [probes[i].prompt for i in rows], limit, {0, 2})
+        found = model.generate([probes[i].prompt for i in rows], limit, {0, 2})
         for i, ids in zip(rows, found, strict=True):
             texts[i] = _until_end(tokenizer.decode(ids, skip_special_tokens=False), probes[i])
     return texts
@@ -161,17 +186,17 @@ class Tally:
 
 
 def measure(
-    network: Network, tokenizer: Tokenizer, skill: str, count: int, show: int
+    model: Answerer, tokenizer: Tokenizer, skill: str, count: int, show: int
 ) -> dict[str, Tally]:
     """The tallies of one skill: `all` and one per kind."""
     tallies: dict[str, Tally] = defaultdict(Tally)
     groups = [probes(tokenizer, item) for item in sample(skill, count)]
-    texts = iter(answers(network, tokenizer, [p for group in groups for p in group]))
+    texts = iter(answers(model, tokenizer, [p for group in groups for p in group]))
     for group in groups:
         missed = [(p, t) for p in group if not p.right(t := next(texts))]
         chosen = None
         if group[-1].item.options:
-            index = best_option(network, tokenizer, group[-1])
+            index = best_option(model, tokenizer, group[-1])
             best = group[-1].item.options[index]
             chosen = best.strip() == _bare(group[-1].expected).strip()
         for kind in ("all", group[-1].item.kind):
@@ -188,11 +213,11 @@ def _show(tokenizer: Tokenizer, item: Probe, text: str) -> None:
     print(f"--- {kind}\n{tail}\n>>> {text!r}\nnot {item.expected!r}")
 
 
-def table(network: Network, tokenizer: Tokenizer, count: int, show: int = 0) -> str:
+def table(model: Answerer, tokenizer: Tokenizer, count: int, show: int = 0) -> str:
     """A Markdown table, one line per skill and kind; `show` prints that many misses per skill."""
     rows = ["| skill | kind | tasks | right | options |", "| --- | --- | ---: | ---: | ---: |"]
     for skill in SHARES:
-        tallies = measure(network, tokenizer, skill, count, show)
+        tallies = measure(model, tokenizer, skill, count, show)
         rows.append(tallies["all"].line(f"**{skill}**", "all"))
         rows += [tallies[kind].line("", kind) for kind in sorted(tallies) if kind != "all"]
     return "\n".join(rows)
@@ -206,7 +231,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put the table into the README")
     args = parser.parse_args()
     folder = args.model or model_path()
-    found = table(load_network(folder), load_tokenizer(folder), args.count, args.show)
+    found = table(Direct(load_network(folder)), load_tokenizer(folder), args.count, args.show)
     print(found)
     if args.write:
         write_table(found, Path(__file__).parent / "README.md")
