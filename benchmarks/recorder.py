@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -82,7 +82,7 @@ class Recorder:
         return traced
 
     def _samples(self, noted: _Noted) -> list[TracedCall]:
-        prompt = self.engine.tokenizer.encode_prompt(noted.call.prompt)
+        prompt = _array(self.engine.tokenizer.encode_prompt(noted.call.prompt))
         return [self._sample(noted, prompt, c) for c in noted.completions]
 
     def _sample(self, noted: _Noted, prompt: Ids, completion: Completion) -> TracedCall:
@@ -107,12 +107,17 @@ class Recorder:
         _, full, start = self.engine.tokenizer.choice_tokens(call.prompt, call.choices)
         nothing = np.empty(0, np.int64)
         seconds = noted.ended - noted.started
-        given = [(ids, start) for ids in full]
-        alone = [(ids[start:], 0) for ids in full] if call.unconditional else []
+        given = [(_array(ids), start) for ids in full]
+        alone = [(ids[start:], 0) for ids, _ in given] if call.unconditional else []
         return [
             TracedCall(noted.program, ids, nothing, 0, at, noted.started, seconds, None)
             for ids, at in (*given, *alone)
         ]
+
+
+def _array(ids: Iterable[int]) -> Ids:
+    """Of ids in whatever form the tokenizer keeps them."""
+    return np.fromiter(ids, np.int64)
 
 
 class Client:

@@ -17,7 +17,6 @@ was measured. Knows sizes and rates, no engine.
 
 from __future__ import annotations
 
-import itertools
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -31,6 +30,7 @@ __all__ = ["BYTES_PER_WEIGHT", "Floor", "Machine", "Sizes", "floor", "measure", 
 BYTES_PER_WEIGHT = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0}
 MANY_ROWS = 512
 _STREAM_BYTES = 256 << 20  # more than any cache holds
+_COLD_BYTES = 96 << 20  # the same, for matrices at one byte per weight
 _SECONDS = 0.4  # per measurement
 _OUT, _IN = 2048, 2048
 
@@ -128,7 +128,7 @@ def measure(threads: int | None = None, seconds: float = _SECONDS) -> Machine:
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
+    _set_threads(threads or before)
     try:
         rates: dict[str, dict[int, float]] = {}
         kernels = {}
@@ -139,7 +139,18 @@ def measure(threads: int | None = None, seconds: float = _SECONDS) -> Machine:
                 kernels[held] = best[MANY_ROWS][1]
         return Machine(torch.get_num_threads(), _bandwidth(seconds), rates, kernels)
     finally:
-        torch.set_num_threads(before)
+        _set_threads(before)
+
+
+def _set_threads(count: int) -> None:
+    import torch
+
+    try:
+        from ramet.kernels.threads import set_num_threads
+    except ImportError:  # an engine whose kernels are torch's alone
+        torch.set_num_threads(count)
+    else:
+        set_num_threads(count)
 
 
 def _bandwidth(seconds: float) -> float:
@@ -156,34 +167,39 @@ def _fastest(held: str, rows: int, seconds: float) -> tuple[float, str]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what one kernel lacks, another one has
                 run = make(rows)
-                time_each = _best_time(run, seconds / 2)
-        except (AttributeError, RuntimeError, NotImplementedError, TypeError):
+                time_each = _best_time(run, seconds / 2) / _copies(rows)
+        except Exception:  # whatever is wrong with one kernel here, another one is measured
             continue
         found.append((2 * rows * _OUT * _IN / time_each / 1e9, name))
     return max(found)
 
 
 def _candidates(held: str) -> Iterator[tuple[str, Callable[[int], Callable[[], Any]]]]:
-    """Matrix products for weights in this form: those of the engine, found by the name of their class, and
-    those of torch that do the same work."""
+    """Matrix products for weights in this form: those of the engine, and one of torch."""
     from ramet.kernels import linear
 
-    names = {"fp32": ("Mkl", "Torch", "Fp32"), "fp16": ("Fp16",), "int8": ("Int8",)}[held]
-    for name, kind in vars(linear).items():
-        if isinstance(kind, type) and name.endswith("Linear") and any(n in name for n in names):
-            yield name, lambda rows, kind=kind: _linear(kind, rows)
+    packed = {"fp32": ("MklLinear", "TorchLinear"), "fp16": ("Fp16Linear",), "int8": ()}[held]
+    for name in packed:
+        yield name, lambda rows, name=name: _linear(getattr(linear, name), rows)
+    yield "NativeLinear", lambda rows: _linear(_native(held), rows)
     if held == "int8":
         yield "torch._int_mm", _int_mm
 
 
-def _linear(kind: Any, rows: int) -> Callable[[], Any]:
+def _native(held: str) -> Callable[[Any, Any], Any]:
+    from ramet.kernels.cpu.linear import NativeLinear
+
+    return lambda weight, bias: NativeLinear(weight, bias, held)
+
+
+def _linear(kind: Callable[[Any, Any], Any], rows: int) -> Callable[[], Any]:
     import torch
 
     generator = torch.Generator().manual_seed(0)
-    weights = [torch.randn(_OUT, _IN, generator=generator) for _ in range(_copies(rows, 2))]
-    packed = itertools.cycle([kind(weight, None) for weight in weights])
+    weight = torch.randn(_OUT, _IN, generator=generator)
+    packed = [kind(weight, None) for _ in range(_copies(rows))]
     x = torch.randn(rows, _IN, generator=generator)
-    return lambda: next(packed)(x)
+    return lambda: [linear(x) for linear in packed]
 
 
 def _int_mm(rows: int) -> Callable[[], Any]:
@@ -191,13 +207,13 @@ def _int_mm(rows: int) -> Callable[[], Any]:
 
     x = torch.randint(-127, 128, (rows, _IN), dtype=torch.int8)
     one = torch.randint(-127, 128, (_IN, _OUT), dtype=torch.int8)
-    weights = itertools.cycle([one.clone() for _ in range(_copies(rows, 1))])
-    return lambda: torch._int_mm(x, next(weights))
+    weights = [one.clone() for _ in range(_copies(rows))]
+    return lambda: [torch._int_mm(x, weight) for weight in weights]
 
 
-def _copies(rows: int, bytes_per_weight: int) -> int:
-    """One row reads a matrix as fast as memory gives it, so it needs more of them than the caches hold."""
-    return 1 if rows > 1 else max(2, _STREAM_BYTES // (_OUT * _IN * bytes_per_weight))
+def _copies(rows: int) -> int:
+    """One row reads a matrix as fast as memory gives it, so it goes through more than caches hold."""
+    return 1 if rows > 1 else max(2, _COLD_BYTES // (_OUT * _IN))
 
 
 def _best_time(run: Callable[[], Any], seconds: float) -> float:

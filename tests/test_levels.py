@@ -56,7 +56,19 @@ ROOMS = (
     Room("ramet.cache.pool", (*LEVEL_0, "ramet.cache"), ("numpy", "torch"), torch_free=False),
     # ---- arithmetic: knows rows, positions and slots -------------------------------------------
     Room("ramet.kernels.plan", (), ("numpy",)),
-    Room("ramet.kernels", (*LEVEL_0, "ramet.kernels.plan"), ("numpy", "torch"), torch_free=False),
+    Room(
+        "ramet.kernels",
+        (*LEVEL_0, "ramet.kernels.plan", "ramet.kernels.triton"),
+        ("numpy", "torch"),
+        torch_free=False,
+    ),
+    Room(
+        "ramet.kernels.triton",
+        (*LEVEL_0, "ramet.kernels.plan", "ramet.kernels.triton.tiles"),
+        ("numpy", "torch", "triton"),
+        torch_free=False,
+    ),
+    Room("ramet.kernels.triton.tiles", ("ramet.kernels.plan",), ("numpy",)),
     # ---- forward passes: never the engine ------------------------------------------------------
     Room(
         "ramet.models",

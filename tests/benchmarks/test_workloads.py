@@ -219,6 +219,7 @@ def test_the_machine_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(roofline, "_OUT", 256)
     monkeypatch.setattr(roofline, "_IN", 256)
     monkeypatch.setattr(roofline, "_STREAM_BYTES", 1 << 20)
+    monkeypatch.setattr(roofline, "_COLD_BYTES", 1 << 17)
     machine = roofline.measure(threads=1, seconds=0.002)
     assert machine.threads == 1
     assert machine.bandwidth > 0.1

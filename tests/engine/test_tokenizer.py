@@ -234,9 +234,9 @@ def test_choices_compete_from_one_point(family: str, text: list[str], choices: l
     encoder = tokenizer(family)
     prompt = EMPTY.extend(text)
     prompt_ids, full, start = encoder.choice_tokens(prompt, choices)
-    assert prompt_ids.tolist() == ids_of(encoder, prompt)
-    assert [ids.tolist() for ids in full] == [ids_of(encoder, prompt + c) for c in choices]
-    assert all(ids[:start].tolist() == prompt_ids[:start].tolist() for ids in full)
+    assert list(prompt_ids) == ids_of(encoder, prompt)
+    assert [list(ids) for ids in full] == [ids_of(encoder, prompt + c) for c in choices]
+    assert all(list(ids)[:start] == list(prompt_ids)[:start] for ids in full)
     assert all(len(ids) > start or len(ids) == 0 for ids in full)
 
 

@@ -70,7 +70,7 @@ class LocalEndpoint:
     async def generate(
         self, call: GenerateCall, on_chunk: OnChunk | None = None
     ) -> list[Completion]:
-        ids = self._tokenizer.encode_prompt(call.prompt)
+        ids = self._tokenizer.prompt_ids(call.prompt)
         wanted = call.return_logprob
         options = LogprobOptions(
             output=wanted,
@@ -82,9 +82,9 @@ class LocalEndpoint:
         watch = None
         if on_chunk is not None:
             watch = self._chunker(requests[0], token_text, on_chunk, asyncio.get_running_loop())
-        done = await self.engine.finished(requests, watch)
+        done = await self.engine.host.finished(requests, watch)
         # Nothing was written before this text: what the tokenizer begins with stays in front of it.
-        start = () if call.prompt.num_spans else tuple(int(token) for token in ids)
+        start = () if call.prompt.num_spans else tuple(ids)
         return [self._completion(request, token_text, start) for request in done]
 
     async def score(self, call: ScoreCall) -> list[ChoiceScore]:
@@ -98,11 +98,11 @@ class LocalEndpoint:
         ]
         alone = [
             self.engine.request(
-                f"{rid}/alone{i}", ids[start:], _NOTHING_NEW, LogprobOptions(prompt_start=0)
+                f"{rid}/alone{i}", ids.since(start), _NOTHING_NEW, LogprobOptions(prompt_start=0)
             )
             for i, ids in enumerate(full if call.unconditional else [])
         ]
-        await self.engine.finished([*given, *alone])
+        await self.engine.host.finished([*given, *alone])
         token_text = self.engine.token_text(True)
         return [
             self._choice_score(request, alone[i] if alone else None, token_text)
@@ -114,9 +114,7 @@ class LocalEndpoint:
         if hint.kind == "done" or hint.prompt is None:
             return
         try:
-            ids = self._tokenizer.encode_prompt(hint.prompt)[
-                :-1
-            ]  # the next text may change the last
+            ids = self._tokenizer.prompt_ids(hint.prompt).without_last()  # it may change yet
             request = self.engine.request(uuid.uuid4().hex, ids, _NOTHING_NEW, LogprobOptions())
             request.background = True
             self.engine.host.submit([request])
@@ -171,7 +169,7 @@ class LocalEndpoint:
             meta = build_meta_info(request, token_text, self.engine.clock(), sent)
             sent = len(request.output_scores)
             chunk = Chunk(text=self.engine.text(request).take_new(), meta_info=meta)
-            loop.call_soon_threadsafe(on_chunk, chunk)
+            self.engine.host.tell(loop, lambda: on_chunk(chunk))
 
         return update
 

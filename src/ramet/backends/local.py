@@ -24,9 +24,10 @@ import numpy.typing as npt
 from ramet.backend import RoleTemplate
 from ramet.backends.endpoint import LocalEndpoint
 from ramet.backends.native import parse_calls
-from ramet.engine.host import EngineHost, RequestFuture
+from ramet.engine.host import EngineHost, RequestsFuture
 from ramet.engine.options import EngineOptions
-from ramet.engine.request import LogprobOptions, Request
+from ramet.engine.prompt_ids import PromptIds
+from ramet.engine.request import LogprobOptions, Request, room_for_output
 from ramet.engine.response import TokenText, build_response
 from ramet.engine.stats import EngineStats
 from ramet.engine.text import GenerationText
@@ -35,7 +36,7 @@ from ramet.params import SamplingParams
 
 __all__ = ["Engine", "default_engine"]
 
-TokenIds = Sequence[int] | npt.NDArray[np.int64]
+TokenIds = Sequence[int] | npt.NDArray[np.int64] | PromptIds
 _SEED_STEP = 0x9E3779B97F4A7C15  # the samples of one request get seeds this far apart
 
 
@@ -105,9 +106,9 @@ class Engine:
         job = self._job(prompt, sampling_params, input_ids, **details)
         if stream:
             return self._stream(job)
-        futures = self.host.submit(job.requests)
+        done = self.host.submit(job.requests)
         try:
-            return self._answer(job, [future.result() for future in futures])
+            return self._answer(job, done.result())
         except BaseException:
             self.host.abort(job.rids)
             raise
@@ -126,7 +127,7 @@ class Engine:
         job = self._job(prompt, sampling_params, input_ids, **details)
         if stream:
             return self._async_stream(job)
-        return self._answer(job, await self.finished(job.requests))
+        return self._answer(job, await self.host.finished(job.requests))
 
     def abort_request(self, rid: str = "", abort_all: bool = False) -> None:
         """End a request (its response gets an abort finish_reason), or all of them."""
@@ -225,42 +226,34 @@ class Engine:
                 f"{params.constraint}: this engine has no constrained decoding yet; "
                 "check the generated text in the program instead"
             )
-        prompt = np.asarray(ids, np.int64)
+        prompt = ids if isinstance(ids, PromptIds) else PromptIds.of(np.array(ids, np.int64))
         self._check_fits(len(prompt), params.max_new_tokens)
         self._check_ids(prompt, params)
+        buffer = prompt.buffer(room_for_output(params))
         stops = frozenset(params.stop_token_ids)
         if not params.ignore_eos:
             stops |= self.tokenizer.eos_token_ids
         return Request(
             rid=rid,
-            prompt_ids=prompt,
+            prompt_ids=buffer.view,
+            buffer=buffer,
             params=params,
-            text=GenerationText(self.tokenizer, prompt, params),
+            text=GenerationText(self.tokenizer, buffer.view, params),
             seed=seed,
             logprobs=options,
             stop_token_ids=stops,
         )
 
-    def _check_ids(self, prompt: npt.NDArray[np.int64], params: SamplingParams) -> None:
+    def _check_ids(self, prompt: PromptIds, params: SamplingParams) -> None:
         size = self.config.vocab_size
-        wrong = prompt[(prompt < 0) | (prompt >= size)]
         problem = f"is no token id of this model (0 to {size - 1})"
-        if len(wrong):
-            raise InvalidRequest("input_ids", int(wrong[0]), problem)
+        if prompt.largest >= size:
+            for token in prompt:
+                if not 0 <= token < size:
+                    raise InvalidRequest("input_ids", token, problem)
         for token, _ in params.logit_bias:
             if token >= size:
                 raise InvalidRequest("logit_bias", token, problem)
-
-    async def finished(
-        self, requests: Sequence[Request], on_update: Callable[[Request], None] | None = None
-    ) -> list[Request]:
-        """Run `requests` together. Cancelling the awaiting task aborts them."""
-        futures = self.host.submit(requests, on_update)
-        try:
-            return list(await asyncio.gather(*map(asyncio.wrap_future, futures)))
-        except BaseException:
-            self.host.abort(request.rid for request in requests)
-            raise
 
     def text(self, request: Request) -> GenerationText:
         if not isinstance(request.text, GenerationText):
@@ -333,12 +326,11 @@ class Engine:
 
     def _stream(self, job: _Job) -> Iterator[dict[str, Any]]:
         news: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        futures = self.host.submit(job.requests, self._watch(job, news.put))
-        _when_all(futures, lambda: news.put(None))
+        done = self.host.submit(job.requests, self._watch(job, news.put), lambda _: news.put(None))
         try:
             while (response := news.get()) is not None:
                 yield response
-            _raise_errors(futures)
+            _raise_errors(done)
         finally:
             self.host.abort(job.rids)
 
@@ -347,41 +339,21 @@ class Engine:
         news: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
 
         def send(response: dict[str, Any] | None) -> None:
-            loop.call_soon_threadsafe(news.put_nowait, response)
+            self.host.tell(loop, lambda: news.put_nowait(response))
 
-        futures = self.host.submit(job.requests, self._watch(job, send))
-        _when_all(futures, lambda: send(None))
+        done = self.host.submit(job.requests, self._watch(job, send), lambda _: send(None))
         try:
             while (response := await news.get()) is not None:
                 yield response
-            _raise_errors(futures)
+            _raise_errors(done)
         finally:
             self.host.abort(job.rids)
 
 
-def _when_all(futures: Sequence[RequestFuture], then: Callable[[], object]) -> None:
-    """Call `then` once, when the last of `futures` is done."""
-    lock, left = threading.Lock(), len(futures)
-
-    def one_done(_future: RequestFuture) -> None:
-        nonlocal left
-        with lock:
-            left -= 1
-            last = left == 0
-        if last:
-            then()
-
-    for future in futures:
-        future.add_done_callback(one_done)
-    if not futures:
-        then()
-
-
-def _raise_errors(futures: Sequence[RequestFuture]) -> None:
-    for future in futures:
-        error = future.result().error
-        if error is not None:
-            raise error
+def _raise_errors(done: RequestsFuture) -> None:
+    for request in done.result():
+        if request.error is not None:
+            raise request.error
 
 
 def _resolve(model_path: str) -> Path:

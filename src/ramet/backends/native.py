@@ -14,6 +14,7 @@ import numpy as np
 
 from ramet.engine.request import LogprobOptions
 from ramet.errors import InvalidRequest
+from ramet.kernels.plan import IntArray
 from ramet.params import SamplingParams
 
 __all__ = ["NativeCall", "parse_calls", "prompt_start"]
@@ -23,7 +24,7 @@ __all__ = ["NativeCall", "parse_calls", "prompt_start"]
 class NativeCall:
     """One prompt of a call. `rid` is None where the caller gave none."""
 
-    ids: Sequence[int]
+    ids: Sequence[int] | IntArray
     params: SamplingParams
     logprobs: LogprobOptions
     rid: str | None
@@ -98,7 +99,7 @@ def _logprobs(
 
 def _prompts(
     encode: Callable[[str], Sequence[int]], prompt: Any, input_ids: Any
-) -> tuple[list[Sequence[int]], bool]:
+) -> tuple[list[Sequence[int] | IntArray], bool]:
     if (prompt is None) == (input_ids is None):
         raise InvalidRequest("prompt", prompt, "and input_ids: exactly one of them must be given")
     if input_ids is not None:
@@ -147,13 +148,21 @@ def _spread_lists(name: str, value: Any, count: int) -> list[Any]:
     return _spread(name, value, count)
 
 
-def _checked_ids(ids: Any) -> list[int]:
-    if isinstance(ids, np.ndarray):
-        ids = ids.tolist()
-    listed = _listed("input_ids", ids)
-    for token in listed:
-        _whole("input_ids", token, 0, None)
-    return listed
+def _checked_ids(ids: Any) -> IntArray:
+    if not isinstance(ids, np.ndarray):
+        listed = _listed("input_ids", ids)
+        if not set(map(type, listed)) <= {int}:
+            for token in listed:
+                _whole("input_ids", token, 0, None)
+        if listed and not 0 <= max(listed) < 2**63:
+            raise InvalidRequest("input_ids", max(listed), "is no token id")
+        ids = np.array(listed, np.int64)
+    if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
+        raise InvalidRequest("input_ids", ids, "is not a list of whole numbers")
+    array: IntArray = ids.astype(np.int64, copy=False)
+    if array.size and array.min() < 0:
+        _whole("input_ids", int(array.min()), 0, None)
+    return array
 
 
 def _whole(name: str, value: Any, low: int, high: int | None) -> None:

@@ -1,12 +1,16 @@
 """A thread that steps an engine, and the only way to it from other threads.
 
 Whatever touches the core runs on that thread: requests, aborts and questions are queued as small
-functions and carried out between two steps. A submitted request is a future that always completes: with
-the request when it ended (whatever the reason), or with `EngineClosed`.
+functions and carried out between two steps. What is submitted is a future that always completes: with
+the requests when they have ended (for whatever reason), or with `EngineClosed`.
+
+Waking a thread takes a system call and a turn at the interpreter lock, so callers are woken once for all
+of their requests, and an event loop once for all that a step has to say to it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import contextlib
 import threading
@@ -19,10 +23,10 @@ from ramet.engine.loop import EngineCore
 from ramet.engine.request import Request
 from ramet.errors import EngineClosed
 
-__all__ = ["EngineHost", "RequestFuture"]
+__all__ = ["EngineHost", "RequestsFuture"]
 
 T = TypeVar("T")
-RequestFuture = concurrent.futures.Future[Request]
+RequestsFuture = concurrent.futures.Future[list[Request]]
 
 # The cache is audited when the engine has nothing to do, at most this often.
 IDLE_AUDIT_SECONDS = 10.0
@@ -36,7 +40,8 @@ class EngineHost:
         self._commands: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
         self._closing = False
-        self._futures: dict[str, RequestFuture] = {}
+        self._groups: dict[_Group, None] = {}
+        self._outbox: dict[asyncio.AbstractEventLoop, list[Callable[[], object]]] = {}
         self._last_audit = core.clock()
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
@@ -44,20 +49,40 @@ class EngineHost:
     # -- from any thread -----------------------------------------------------------------------
 
     def submit(
+        self,
+        requests: Sequence[Request],
+        on_update: Callable[[Request], None] | None = None,
+        on_done: Callable[[RequestsFuture], object] | None = None,
+    ) -> RequestsFuture:
+        """Queue `requests` together, so that they meet in one batch. The future is done when all have
+        ended, or when the engine refuses one. On the engine's thread, `on_update` is called after every
+        step that gave one of them a token, and `on_done` when the future is done."""
+        group = _Group(list(requests), on_update, on_done or (lambda _future: None))
+        self._post(lambda: self._add(group))
+        return group.future
+
+    async def finished(
         self, requests: Sequence[Request], on_update: Callable[[Request], None] | None = None
-    ) -> list[RequestFuture]:
-        """Queue `requests` together, so that they meet in one batch. `on_update` is called on the
-        engine's thread after every step that gave one of them a token."""
-        futures: list[RequestFuture] = [concurrent.futures.Future() for _ in requests]
-        for future in futures:
-            future.set_running_or_notify_cancel()  # only the engine completes it
+    ) -> list[Request]:
+        """`submit` for coroutines. Cancelling the awaiting task aborts the requests."""
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[list[Request]] = loop.create_future()
 
-        def add() -> None:
-            for request, future in zip(requests, futures, strict=True):
-                self._add(request, future, on_update)
+        def settle(outcome: RequestsFuture) -> None:
+            if ended.done():
+                return
+            error = outcome.exception()
+            if error is None:
+                ended.set_result(outcome.result())
+            else:
+                ended.set_exception(error)
 
-        self._post(add)
-        return futures
+        self.submit(requests, on_update, lambda outcome: self.tell(loop, lambda: settle(outcome)))
+        try:
+            return await ended
+        except BaseException:
+            self.abort(request.rid for request in requests)
+            raise
 
     def abort(self, rids: Iterable[str], message: str = "aborted") -> None:
         """Ask for the end of requests; those that have ended already are left alone."""
@@ -107,25 +132,29 @@ class EngineHost:
 
     # -- on the engine's thread --------------------------------------------------------------------
 
-    def _add(
-        self,
-        request: Request,
-        future: RequestFuture,
-        on_update: Callable[[Request], None] | None,
-    ) -> None:
-        def update(changed: Request) -> None:
-            if on_update is not None:
-                on_update(changed)
-            if changed.finished:
-                self._futures.pop(changed.rid, None)
-                future.set_result(changed)
+    def tell(self, loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:
+        """Have `function()` called on `loop`, in the order of the calls of `tell`. For callbacks of
+        `submit`: it is sent with whatever else this step has to say."""
+        self._outbox.setdefault(loop, []).append(function)
 
-        request.on_update = update
-        try:
-            self._core.add(request)
-            self._futures[request.rid] = future
-        except Exception as error:
-            future.set_exception(error)
+    def _send(self) -> None:
+        if not self._outbox:
+            return
+        outbox, self._outbox = self._outbox, {}
+        for loop, functions in outbox.items():
+            with contextlib.suppress(RuntimeError):  # closed: nobody is there to be told
+                loop.call_soon_threadsafe(_call_all, loop, functions)
+
+    def _add(self, group: _Group) -> None:
+        self._groups[group] = None
+        group.future.add_done_callback(lambda _future: self._groups.pop(group, None))
+        for request in group.requests:
+            request.on_update = group.update
+            try:
+                self._core.add(request)
+            except Exception as error:
+                group.fail(error)
+        group.check()
 
     def _serve(self) -> None:
         while True:
@@ -133,12 +162,16 @@ class EngineHost:
                 while not (self._commands or self._core.has_work or self._closing):
                     self._wake.wait()
                 commands, self._commands = self._commands, deque()
+                closing = self._closing  # nothing is posted any more
             for command in commands:
                 command()
-            if self._closing:
-                return self._end()
-            if self._core.has_work:
+            if closing:
+                self._end()
+            elif self._core.has_work:
                 self._step()
+            self._send()
+            if closing:
+                return
 
     def _step(self) -> None:
         try:
@@ -157,9 +190,46 @@ class EngineHost:
             self._last_audit = self._core.clock()
 
     def _end(self) -> None:
-        futures, self._futures = dict(self._futures), {}
         for request in self._core.requests():
             self._core.abort(request.rid, "the engine was shut down")
-        for future in futures.values():
-            if not future.done():
-                future.set_exception(EngineClosed("the engine was shut down"))
+        for group in list(self._groups):
+            group.fail(EngineClosed("the engine was shut down"))
+
+
+class _Group:
+    """Requests that were submitted together, and the future that waits for them."""
+
+    def __init__(
+        self,
+        requests: list[Request],
+        on_update: Callable[[Request], None] | None,
+        on_done: Callable[[RequestsFuture], object],
+    ) -> None:
+        self.requests, self.on_update, self.on_done = requests, on_update, on_done
+        self.future: RequestsFuture = concurrent.futures.Future()
+        self.future.set_running_or_notify_cancel()  # only the engine completes it
+        self._num_left = len(requests)
+
+    def update(self, request: Request) -> None:
+        try:
+            if self.on_update is not None:
+                self.on_update(request)
+        finally:
+            if request.finish_reason is not None:
+                self._num_left -= 1
+                self.check()
+
+    def check(self) -> None:
+        if not self._num_left and not self.future.done():
+            self.future.set_result(self.requests)
+            self.on_done(self.future)
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+            self.on_done(self.future)
+
+
+def _call_all(loop: asyncio.AbstractEventLoop, functions: Sequence[Callable[[], object]]) -> None:
+    for function in functions:
+        loop.call_soon(function)  # each on its own: one that raises leaves the others alone

@@ -101,7 +101,9 @@ class _Competition:
 
     def __init__(self) -> None:
         self._members: set[Request] = set()
-        self._heap: list[tuple[int, int, Request]] = []  # (-bound, arrival, _); old bounds stay in it
+        self._heap: list[
+            tuple[int, int, Request]
+        ] = []  # (-bound, arrival, _); old bounds stay in it
         # By bound and by the token that would make the match longer.
         self._ends: dict[int, dict[int, set[Request]]] = {}
 

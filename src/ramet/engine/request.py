@@ -91,7 +91,9 @@ class Request:
     alone: bool = False  # was in a batch that failed: its next step has no neighbours
 
     buffer: InitVar[IntBuffer | None] = None
-    takes_best: bool = field(init=False)  # each token is the most likely one, and nobody asks how likely
+    takes_best: bool = field(
+        init=False
+    )  # each token is the most likely one, and nobody asks how likely
     _known: IntBuffer = field(init=False)
 
     def __post_init__(self, buffer: IntBuffer | None) -> None:

@@ -19,6 +19,7 @@ from tokenizers import Encoding
 from tokenizers import Tokenizer as LibraryTokenizer
 
 from ramet.engine.cuts import safe_cuts
+from ramet.engine.prompt_ids import GrowingIds, PromptIds
 from ramet.engine.token_bytes import TokenBytes
 from ramet.engine.tokenizer_files import (
     read_added_tokens,
@@ -40,13 +41,12 @@ __all__ = ["Tokenizer"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Encoded:
-    """A prompt's tokens up to some node: those of `before`, then `fixed` (nothing that follows can change
-    them), then `open_ids`, the tokens of `open_text`, which following text may change. `encode` is how
-    `open_text` is to be encoded; None where the last span was no text. `begins` says that the prompt
-    begins with text, so that its tokens begin with the tokenizer's own first ones."""
+    """A prompt's tokens up to some node: `fixed` (nothing that follows can change them), then `open_ids`,
+    the tokens of `open_text`, which following text may change. `encode` is how `open_text` is to be
+    encoded; None where the last span was no text. `begins` says that the prompt begins with text, so that
+    its tokens begin with the tokenizer's own first ones."""
 
-    before: _Encoded | None
-    fixed: IntArray
+    fixed: GrowingIds
     open_text: str
     open_ids: IntArray
     encode: Callable[[str], list[int]] | None
@@ -165,11 +165,15 @@ class Tokenizer:
         """All token ids of `prompt`, int64, not to be written to: adjacent texts as one piece, `Tokens` as
         they are, the tokenizer's first tokens (BOS) in front if the prompt begins with text (or is
         empty). Raises `InvalidRequest` for text that is no Unicode and `Unsupported` for media."""
-        return self._assemble(self._encoded(prompt))
+        return self.prompt_ids(prompt).buffer().view
+
+    def prompt_ids(self, prompt: Prompt) -> PromptIds:
+        """`encode_prompt` without the copy."""
+        return self._ended(self._encoded(prompt))
 
     def choice_tokens(
         self, prompt: Prompt, choices: Sequence[str]
-    ) -> tuple[IntArray, list[IntArray], int]:
+    ) -> tuple[PromptIds, list[PromptIds], int]:
         """(ids of the prompt, ids of prompt + choice for each choice, start): tokens from `start` on are
         those that the choices compete with. It is the first position where any of them differs from the
         prompt (a choice may merge with the prompt's end), the same for all; each choice has a token there.
@@ -180,9 +184,12 @@ class Tokenizer:
             raise InvalidRequest("choices", choices, "holds an empty text")
         if len(set(choices)) < len(choices):
             raise InvalidRequest("choices", choices, "holds the same text twice")
-        prompt_ids = self.encode_prompt(prompt)
-        full = [self.encode_prompt(prompt + Text(choice)) for choice in choices]
-        start = min(min(_common(prompt_ids, ids), len(ids) - 1) for ids in full)
+        state = self._encoded(prompt)
+        prompt_ids = self._ended(state)
+        full = [self.prompt_ids(prompt + Text(choice)) for choice in choices]
+        # What is fixed is common to all, unless they are so short that what they begin with is open.
+        known = len(state.fixed) if len(state.fixed) >= len(self._first_ids) else 0
+        start = min(min(prompt_ids.common_prefix(ids, known), len(ids) - 1) for ids in full)
         return prompt_ids, full, start
 
     def _encoded(self, prompt: Prompt) -> _Encoded:
@@ -213,18 +220,8 @@ class Tokenizer:
             prompt.memo[self] = state
         return state
 
-    def _assemble(self, state: _Encoded) -> IntArray:
-        parts = [state.open_ids]
-        node: _Encoded | None = state
-        while node is not None:
-            parts.append(node.fixed)
-            node = node.before
-        ids = np.concatenate(parts[::-1])
-        first = self._first_ids if state.begins else []
-        if ids[: len(first)].tolist() != first:
-            ids = np.concatenate([np.array(first, np.int64), ids])
-        ids.flags.writeable = False
-        return ids
+    def _ended(self, state: _Encoded) -> PromptIds:
+        return state.fixed.ended(self._first_ids if state.begins else (), state.open_ids)
 
     def _encode_start(self, text: str) -> list[int]:
         return list(_run(self._library, text).ids)
@@ -296,8 +293,8 @@ class _Growth:
 
     def __init__(self, tokenizer: Tokenizer, before: _Encoded | None) -> None:
         self._tokenizer = tokenizer
-        self._before = before
         self._fixed: list[IntArray] = []
+        self._before = GrowingIds.empty() if before is None else before.fixed
         self._text, self._ids, self._encode = "", _NO_IDS, None
         self._begins: bool | None = None
         if before is not None:
@@ -329,7 +326,7 @@ class _Growth:
     def state(self) -> _Encoded:
         fixed = np.concatenate(self._fixed) if self._fixed else _NO_IDS
         begins = self._begins is not False
-        return _Encoded(self._before, fixed, self._text, self._ids, self._encode, begins)
+        return _Encoded(self._before.append(fixed), self._text, self._ids, self._encode, begins)
 
 
 def _run(library: LibraryTokenizer, text: str) -> Encoding:
@@ -356,10 +353,3 @@ def _build(source: str) -> LibraryTokenizer:
     if getattr(library.model, "dropout", None):
         library.model.dropout = None  # dropped merges are for training
     return library
-
-
-def _common(a: IntArray, b: IntArray) -> int:
-    """Length of the common prefix."""
-    size = min(len(a), len(b))
-    different = np.flatnonzero(a[:size] != b[:size])
-    return int(different[0]) if len(different) else size

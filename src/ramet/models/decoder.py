@@ -17,7 +17,8 @@ import numpy.typing as npt
 import torch
 
 from ramet.cache.pool import KVPool
-from ramet.kernels import pointwise, reference
+from ramet.kernels import pointwise
+from ramet.kernels.attention import attention_for
 from ramet.kernels.linear import Linear
 from ramet.kernels.plan import AttentionPlan
 from ramet.models.config import ModelConfig
@@ -80,6 +81,10 @@ class Decoder:
         self.kv_dtype = kv_dtype or dtype
         self.max_context = config.max_context if max_context is None else max_context
         self._cos, self._sin = _rope_table(config, self.max_context, self.device)
+        c = config
+        self._attention = attention_for(
+            self.device, c.num_heads, c.num_kv_heads, c.head_dim, dtype, self.kv_dtype
+        )
         self.native = self._native_forward() if native else None
 
     @property
@@ -93,7 +98,9 @@ class Decoder:
 
     def make_kv_pool(self, num_slots: int) -> KVPool:
         c = self.config
-        return KVPool(c.num_layers, num_slots, c.num_kv_heads, c.head_dim, self.kv_dtype, self.device)
+        return KVPool(
+            c.num_layers, num_slots, c.num_kv_heads, c.head_dim, self.kv_dtype, self.device
+        )
 
     @torch.inference_mode()
     def forward(
@@ -113,7 +120,7 @@ class Decoder:
         """
         if self.native is not None:
             return self.native(token_ids, positions, out_slots, plan, logit_rows, kv)
-        prepared = reference.prepare(plan, self.device)
+        prepared = self._attention.prepare(plan, self.device)
         where = self._index(positions)
         cos, sin = self._cos[where], self._sin[where]
         slots = self._index(out_slots)
@@ -124,7 +131,7 @@ class Decoder:
             q, k, v = self._project(layer, pointwise.rms_norm(x, layer.input_norm, eps), cos, sin)
             keys[slots] = k.to(self.kv_dtype)
             values[slots] = v.to(self.kv_dtype)
-            attended = reference.attention(q, keys, values, prepared)
+            attended = self._attention.attention(q, keys, values, prepared)
             x = x + layer.o(attended.flatten(1))
             gate_up = layer.gate_up(pointwise.rms_norm(x, layer.post_norm, eps))
             x = x + layer.down(pointwise.silu_mul(gate_up))

@@ -43,7 +43,7 @@ class Plan:
     """
 
     seed: int = 20261121
-    cycles: tuple[int, ...] = (3800, 4400, 7400)  # the step at which each cycle ends
+    cycles: tuple[int, ...] = (3800, 4400, 7400, 9900)  # the step at which each cycle ends
     again_rate: float = 0.8
     decay: float = 0.28
     warmup: int = 60

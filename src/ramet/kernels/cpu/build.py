@@ -120,7 +120,9 @@ def _compiler() -> str:
 def _digest(compiler: str, flags: tuple[str, ...]) -> str:
     digest = hashlib.sha256(" ".join((compiler, *flags, platform.machine())).encode())
     try:
-        digest.update(subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout)
+        digest.update(
+            subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
+        )
     except (OSError, subprocess.CalledProcessError) as error:
         raise BuildError(f"{compiler} does not run: {error}") from error
     for file in sorted([*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h")]):

@@ -98,7 +98,12 @@ class NativeLinear:
         packed = _aligned(size)
         offsets = None if self._offsets is None else self._offsets.data_ptr()
         self._lib.ramet_linear_pack(
-            number, weight.data_ptr(), self.in_features, self.out_features, packed.data_ptr(), offsets
+            number,
+            weight.data_ptr(),
+            self.in_features,
+            self.out_features,
+            packed.data_ptr(),
+            offsets,
         )
         return packed
 

@@ -1,18 +1,12 @@
 """Attention over a plan in Triton: the tree's shared blocks are read once for all rows below them.
 
-Knows tensors, heads and the work that `tiles.cut` lists; refuses to know layers, requests and how rows
-come to share anything. Agrees with `ramet.kernels.reference`, which is its meaning.
-
-Two kernels. `_walk`: one program takes up to BLOCK_M queries (the query heads of one KV head times
-consecutive rows) over a piece of a path and leaves a partial result: the scores' maximum, the sum of
-their powers and the weighted values. `_merge`: one program per row and KV head folds them in the order of
-positions. The online softmax is Milakov and Gimelshein's (arXiv 1805.02867), the split over keys that of
-Flash-Decoding, the cascade over shared prefixes as in Hydragen (arXiv 2402.05099), here with as many
-levels as the tree has.
+Knows tensors, heads and how the work that `tiles.cut` lists is handed to `programs`; refuses to know
+layers, requests and how rows come to share anything. Agrees with `ramet.kernels.reference`, which is its
+meaning.
 
 What is exact. A row's result is one expression of its path (see `tiles`), every block of it computed in
 a product of one shape: BLOCK_M depends on the model and the dtype, never on the batch. Fusing of products
-and sums is off, so both kernels round a fold alike. What remains is an assumption about the device, not a
+and sums is off, so both programs round a fold alike. What remains is an assumption about the device, not a
 promise of it: that an element of `tl.dot` depends on its own row and column and not on where in the block
 they lie. Under the interpreter the same is asked of numpy's matrix product. Other devices, dtypes and
 versions of Triton give other bits, as does the reference.
@@ -25,6 +19,7 @@ one that holds both.
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -34,164 +29,18 @@ import triton.language as tl
 
 from ramet.errors import InvalidRequest
 from ramet.kernels.plan import AttentionPlan
-from ramet.kernels.triton import tiles
+from ramet.kernels.triton import programs, tiles
 
-__all__ = ["PreparedPlan", "attention", "prepare"]
+__all__ = ["MAX_HEAD_DIM", "PreparedPlan", "attention", "prepare"]
 
-_NEVER = tl.constexpr(-1.0e30)  # a score below all: finite, so that its difference to itself is 0
+MAX_HEAD_DIM = 256
 _LOG2_E = 1.4426950408889634
 _PROGRAMS_PER_PROCESSOR = 4  # on a GPU, for work of unequal lengths to even out
 _MAX_PARTIAL_BYTES = 1 << 29
+_ALIGNMENT = 4  # int32s, 16 bytes: Triton compiles a kernel again for arguments that lie otherwise
 _DTYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
-
-@triton.jit
-def _fold(m, total, weighted, next_m, next_total, next_weighted):  # type: ignore[no-untyped-def]
-    """Two neighbouring partial results as one. The empty one, (_NEVER, 0, 0), changes no bit."""
-    both = tl.maximum(m, next_m)
-    old, new = tl.exp2(m - both), tl.exp2(next_m - both)
-    total = total * old + next_total * new
-    weighted = weighted * old[:, None] + next_weighted * new[:, None]
-    return both, total, weighted
-
-
-@triton.jit
-def _walk(  # type: ignore[no-untyped-def]
-    q,
-    keys,
-    values,
-    items,
-    slots,
-    positions,
-    partial_m,
-    partial_total,
-    partial_weighted,
-    scale,
-    q_row,
-    q_head,
-    k_slot,
-    k_head,
-    v_slot,
-    v_head,
-    KV_HEADS: tl.constexpr,
-    GROUP: tl.constexpr,
-    D: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK: tl.constexpr,
-    SPAN: tl.constexpr,
-    WEIGHTS: tl.constexpr,
-    OPERAND: tl.constexpr,
-):
-    """One item of `Tiles.items` for one KV head. SPAN is in positions."""
-    item = items + (tl.program_id(0) // KV_HEADS) * 6
-    kv_head = tl.program_id(0) % KV_HEADS
-    first_row, num_rows = tl.load(item), tl.load(item + 1)
-    start, stop = tl.load(item + 2), tl.load(item + 3)
-    slots_at, partial = tl.load(item + 4), tl.load(item + 5)
-
-    lane = tl.arange(0, BLOCK_M)
-    row, head = lane // GROUP, kv_head * GROUP + lane % GROUP
-    is_row = row < num_rows  # GROUP need not divide BLOCK_M: the last lanes may be nobody's
-    position = tl.load(positions + first_row + row, mask=is_row, other=-1)
-    d = tl.arange(0, BLOCK_D)
-    in_row = d < D
-    at = (first_row + row).to(tl.int64) * q_row + head * q_head
-    q_mask = is_row[:, None] & in_row[None, :]
-    query = tl.load(q + at[:, None] + d[None, :], mask=q_mask, other=0.0).to(OPERAND)
-
-    m = tl.full([BLOCK_M], _NEVER, tl.float32)
-    total = tl.zeros([BLOCK_M], tl.float32)
-    weighted = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    for span in range(start // SPAN, (stop + SPAN - 1) // SPAN):
-        span_m = tl.full([BLOCK_M], _NEVER, tl.float32)
-        span_total = tl.zeros([BLOCK_M], tl.float32)
-        span_weighted = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-        for first in range(
-            tl.maximum(start, span * SPAN), tl.minimum(stop, (span + 1) * SPAN), BLOCK
-        ):
-            key = first + tl.arange(0, BLOCK)
-            is_key = key < stop
-            slot = tl.load(slots + slots_at + key, mask=is_key, other=0).to(tl.int64)
-            # Zeros for what lies behind the path: a weight of 0 times garbage may be NaN.
-            kv_mask = is_key[:, None] & in_row[None, :]
-            k_at = slot[:, None] * k_slot + kv_head * k_head + d[None, :]
-            v_at = slot[:, None] * v_slot + kv_head * v_head + d[None, :]
-            k = tl.load(keys + k_at, mask=kv_mask, other=0.0).to(OPERAND)
-            v = tl.load(values + v_at, mask=kv_mask, other=0.0).to(OPERAND)
-            scores = tl.dot(query, tl.trans(k), input_precision="ieee") * scale
-            visible = key[None, :] <= position[:, None]
-            scores = tl.where(visible, scores, _NEVER)
-            block_m = tl.max(scores, 1)
-            # A row that sees nothing of the block has _NEVER - _NEVER here: not exp2(0), but nothing.
-            weights = tl.where(visible, tl.exp2(scores - block_m[:, None]), 0.0)
-            rounded = weights.to(WEIGHTS).to(OPERAND)
-            block_weighted = tl.dot(rounded, v, input_precision="ieee")
-            span_m, span_total, span_weighted = _fold(
-                span_m, span_total, span_weighted, block_m, tl.sum(weights, 1), block_weighted
-            )
-        m, total, weighted = _fold(m, total, weighted, span_m, span_total, span_weighted)
-
-    out = (partial + row).to(tl.int64) * (KV_HEADS * GROUP) + head
-    tl.store(partial_m + out, m, mask=is_row)
-    tl.store(partial_total + out, total, mask=is_row)
-    tl.store(partial_weighted + out[:, None] * D + d[None, :], weighted, mask=q_mask)
-
-
-@triton.jit
-def _merge(  # type: ignore[no-untyped-def]
-    partial_m,
-    partial_total,
-    partial_weighted,
-    entry_starts,
-    entries,
-    out,
-    out_row,
-    out_head,
-    KV_HEADS: tl.constexpr,
-    GROUP: tl.constexpr,
-    D: tl.constexpr,
-    BLOCK_G: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    """The query heads of one KV head in one row: spans from their parts, the row from its spans."""
-    row = tl.program_id(0) // KV_HEADS
-    lane = tl.arange(0, BLOCK_G)
-    head = (tl.program_id(0) % KV_HEADS) * GROUP + lane
-    is_head = lane < GROUP
-    d = tl.arange(0, BLOCK_D)
-    mask = is_head[:, None] & (d < D)[None, :]
-
-    m = tl.full([BLOCK_G], _NEVER, tl.float32)
-    total = tl.zeros([BLOCK_G], tl.float32)
-    weighted = tl.zeros([BLOCK_G, BLOCK_D], tl.float32)
-    span_m, span_total, span_weighted = m, total, weighted
-    first = tl.load(entry_starts + row)
-    span = tl.load(entries + 2 * first + 1)
-    for number in range(first, tl.load(entry_starts + row + 1)):
-        at = tl.load(entries + 2 * number).to(tl.int64) * (KV_HEADS * GROUP) + head
-        next_span = tl.load(entries + 2 * number + 1)
-        if next_span != span:
-            m, total, weighted = _fold(m, total, weighted, span_m, span_total, span_weighted)
-            span_m = tl.full([BLOCK_G], _NEVER, tl.float32)
-            span_total = tl.zeros([BLOCK_G], tl.float32)
-            span_weighted = tl.zeros([BLOCK_G, BLOCK_D], tl.float32)
-            span = next_span
-        span_m, span_total, span_weighted = _fold(
-            span_m,
-            span_total,
-            span_weighted,
-            tl.load(partial_m + at, mask=is_head, other=_NEVER),
-            tl.load(partial_total + at, mask=is_head, other=0.0),
-            tl.load(partial_weighted + at[:, None] * D + d[None, :], mask=mask, other=0.0),
-        )
-    m, total, weighted = _fold(m, total, weighted, span_m, span_total, span_weighted)
-    total = tl.where(is_head, total, 1.0)
-    at = row.to(tl.int64) * out_row + head * out_head
-    tl.store(out + at[:, None] + d[None, :], weighted / total[:, None], mask=mask)
-
-
-_INTERPRETED = not isinstance(_walk, triton.runtime.JITFunction)
+_INTERPRETED = not isinstance(programs.walk, triton.runtime.JITFunction)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,48 +103,54 @@ def attention(
     block_m, block_d, num_warps, num_stages = _shape(group, d, operand)
     work = _work(plan, num_heads, kv_heads, d, block_m // group)
     widen = _INTERPRETED and operand == torch.bfloat16  # whose products the interpreter gets wrong
-    _walk[(len(work.items) * kv_heads,)](
-        q,
-        keys,
-        values,
-        work.items,
-        work.slots,
-        work.positions,
-        work.partial_m,
-        work.partial_total,
-        work.partial_weighted,
-        d**-0.5 * _LOG2_E,
-        *(stride for t in (q, keys, values) for stride in t.stride()[:2]),
-        KV_HEADS=kv_heads,
-        GROUP=group,
-        D=d,
-        BLOCK_M=block_m,
-        BLOCK_D=block_d,
-        BLOCK=tiles.BLOCK,
-        SPAN=tiles.BLOCK * tiles.SPAN_BLOCKS,
-        WEIGHTS=_DTYPES[operand],
-        OPERAND=tl.float32 if widen else _DTYPES[operand],
-        num_warps=num_warps,
-        num_stages=num_stages,
-        enable_fp_fusion=False,
-    )
-    _merge[(q.shape[0] * kv_heads,)](
-        work.partial_m,
-        work.partial_total,
-        work.partial_weighted,
-        work.entry_starts,
-        work.entries,
-        out,
-        *out.stride()[:2],
-        KV_HEADS=kv_heads,
-        GROUP=group,
-        D=d,
-        BLOCK_G=triton.next_power_of_2(group),
-        BLOCK_D=block_d,
-        num_warps=4,
-        enable_fp_fusion=False,
-    )
+    with _launching_on(q.device):
+        programs.walk[(len(work.items) * kv_heads,)](
+            q,
+            keys,
+            values,
+            work.items,
+            work.slots,
+            work.positions,
+            work.partial_m,
+            work.partial_total,
+            work.partial_weighted,
+            d**-0.5 * _LOG2_E,
+            *(stride for t in (q, keys, values) for stride in t.stride()[:2]),
+            KV_HEADS=kv_heads,
+            GROUP=group,
+            D=d,
+            BLOCK_M=block_m,
+            BLOCK_D=block_d,
+            BLOCK=tiles.BLOCK,
+            SPAN=tiles.BLOCK * tiles.SPAN_BLOCKS,
+            WEIGHTS=_DTYPES[operand],
+            OPERAND=tl.float32 if widen else _DTYPES[operand],
+            num_warps=num_warps,
+            num_stages=num_stages,
+            enable_fp_fusion=False,
+        )
+        programs.merge[(q.shape[0] * kv_heads,)](
+            work.partial_m,
+            work.partial_total,
+            work.partial_weighted,
+            work.entry_starts,
+            work.entries,
+            out,
+            *out.stride()[:2],
+            KV_HEADS=kv_heads,
+            GROUP=group,
+            D=d,
+            BLOCK_G=triton.next_power_of_2(group),
+            BLOCK_D=block_d,
+            num_warps=4,
+            enable_fp_fusion=False,
+        )
     return out
+
+
+def _launching_on(device: torch.device) -> AbstractContextManager[object]:
+    """Triton launches on the current GPU, whatever GPU the tensors are on."""
+    return nullcontext() if device.type == "cpu" else torch.cuda.device(device)
 
 
 def _check(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
@@ -315,11 +170,11 @@ def _check(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
         raise InvalidRequest(
             "attention.q.shape", list(q.shape), f"does not fit keys of {list(keys.shape)}"
         )
-    if q.shape[2] > 256:
+    if q.shape[2] > MAX_HEAD_DIM:
         raise InvalidRequest(
             "attention.q.shape",
             list(q.shape),
-            "has a head dimension above 256",
+            f"has a head dimension above {MAX_HEAD_DIM}",
             "use ramet.kernels.reference",
         )
 
@@ -329,13 +184,15 @@ def _shape(group: int, d: int, operand: torch.dtype) -> tuple[int, int, int, int
 
     64 queries at once leave a single decoding row bound by memory (64 operations per byte of 16-bit keys,
     where an H100 has about 300), so rows need no kernel of their own when they are few. float32 has no
-    such matrix units, hence half of that. A stage holds 64 keys and values in shared memory.
+    such matrix units, hence half of that or less. Warps and stages are those with which the compiled code
+    for sm_80 and sm_90 keeps its registers (a few spill at d = 256) and fits their shared memory, which
+    holds 64 keys and values per stage.
     """
     block_d = max(16, triton.next_power_of_2(d))
     row_bytes = block_d * operand.itemsize
-    block_m = max(32 if operand == torch.float32 else 64, triton.next_power_of_2(group))
-    num_warps = 4 if row_bytes <= 256 else 8
-    return block_m, block_d, num_warps, 2 if row_bytes <= 256 else 1
+    fewest = 64 if operand != torch.float32 else 32 if row_bytes <= 512 else 16
+    block_m = max(fewest, triton.next_power_of_2(group))
+    return block_m, block_d, 4 if row_bytes <= 128 else 8, 2 if row_bytes <= 256 else 1
 
 
 def _work(plan: PreparedPlan, heads: int, kv_heads: int, d: int, rows_per_item: int) -> _Work:
@@ -362,11 +219,12 @@ def _wanted_programs(device: torch.device) -> int:
 def _on_device(cut: tiles.Tiles, device: torch.device, heads: int, d: int) -> _Work:
     """All indices in one copy, which need not be waited for."""
     arrays = (cut.items, cut.slots, cut.positions, cut.entry_starts, cut.entries)
-    packed = torch.from_numpy(np.concatenate([a.ravel() for a in arrays]))
+    sizes = [-(-a.size // _ALIGNMENT) * _ALIGNMENT for a in arrays]
+    packed = torch.from_numpy(np.concatenate([np.resize(a, n) for a, n in zip(arrays, sizes)]))
     if device.type != "cpu":
         packed = packed.pin_memory().to(device, non_blocking=True)
-    parts = packed.split([a.size for a in arrays])
-    views = [part.view(a.shape) for part, a in zip(parts, arrays)]
-    sizes = (cut.num_partials * heads,) * 2 + (cut.num_partials * heads * d,)
-    memory = (torch.empty(size, dtype=torch.float32, device=device) for size in sizes)
+    parts = packed.split(sizes)
+    views = [part[: a.size].view(a.shape) for part, a in zip(parts, arrays)]
+    results = (cut.num_partials * heads,) * 2 + (cut.num_partials * heads * d,)
+    memory = (torch.empty(size, dtype=torch.float32, device=device) for size in results)
     return _Work(*views, *memory)

@@ -1,0 +1,1 @@
+"""Ramet beside other engines: the same workloads, weights and tokens, in turn, in one run."""
