@@ -1,6 +1,7 @@
-"""`python -m benchmarks [NAME ...]` runs the named benchmarks, or all of them.
+"""`python -m benchmarks [NAME ...]` runs the named benchmarks, or the usual ones.
 
-`python -m benchmarks NAME --its-own options` hands the options on; `NAME --help` lists them.
+`python -m benchmarks NAME --its-own options` hands the options on; `NAME --help` lists them. `--full`
+alone runs the usual ones in full.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from benchmarks import run_workloads, shared_prefix
 # The first take no arguments; each of the others is given those that follow its name.
 PLAIN: dict[str, Callable[[], object]] = {"shared_prefix": shared_prefix.main}
 WITH_OPTIONS: dict[str, Callable[[list[str]], int]] = {"workloads": run_workloads.main}
+USUAL = ("shared_prefix", "workloads")
 
 
 def main(arguments: list[str]) -> int:
@@ -23,11 +25,12 @@ def main(arguments: list[str]) -> int:
     if unknown:
         print(f"unknown benchmark {unknown[0]!r}; known are: {', '.join(known)}", file=sys.stderr)
         return 2
-    if options and (len(names) != 1 or names[0] not in WITH_OPTIONS):
+    one = len(names) == 1 and names[0] in WITH_OPTIONS
+    if options and not one and (names or options != ["--full"]):
         print(f"{options[0]}: options follow one of: {', '.join(WITH_OPTIONS)}", file=sys.stderr)
         return 2
     worst = 0
-    for name in names or known:
+    for name in names or USUAL:
         print(f"== {name}", flush=True)
         if name in PLAIN:
             PLAIN[name]()

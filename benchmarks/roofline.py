@@ -2,17 +2,19 @@
 
 `measure` finds the machine's rates; `floor` divides what a trace needs (`optimum.Needs`) by them:
 
-    compute = operations of the unique tokens' matrices / matrix rate at many rows
+    compute = operations of the unique tokens' matrices / matrix rate
             + operations of attention / fp32 matrix rate
     memory  = (passes that depend on one another x bytes of the weights
             + readings of keys and values by later passes + writing them once) / bandwidth
     floor   = max(compute, memory)
 
-An operation is a multiplication or an addition. Every token is computed once, at the rate of large
-matrices; a row of logits only where one is read. Norms, activations, sampling, the tokenizer and Python
-cost nothing here, so nothing reaches 1. Two things can make a figure fall below 1: weights or keys that
-fit the processor's caches are read faster than memory is, and a kernel that is faster than every one that
-was measured. Knows sizes and rates, no engine.
+An operation is a multiplication or an addition. Every token is computed once; a row of logits only where
+one is read. The matrix rate is that of the arithmetic units themselves (`peak`), or of the fastest matrix
+product that was measured if that is higher (without a compiler it is all there is). Norms, activations,
+sampling, the tokenizer and Python cost nothing here, so nothing reaches 1. Three things can make a figure
+fall below 1: weights or keys that fit the processor's caches are read faster than memory is, several
+tokens of a request from one pass (drafts), and attention in fewer bits than 32. Knows sizes and rates, no
+engine.
 """
 
 from __future__ import annotations
@@ -20,12 +22,22 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from benchmarks.optimum import Needs
+from benchmarks.peak import measure_peaks
 
-__all__ = ["BYTES_PER_WEIGHT", "Floor", "Machine", "Sizes", "floor", "measure", "precision"]
+__all__ = [
+    "BYTES_PER_WEIGHT",
+    "Floor",
+    "Machine",
+    "Sizes",
+    "floor",
+    "measure",
+    "precision",
+    "with_bandwidth",
+]
 
 BYTES_PER_WEIGHT = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0}
 MANY_ROWS = 512
@@ -56,25 +68,37 @@ class Sizes(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """`rates[precision][rows]`: 10^9 operations per second of the fastest matrix product there is for
-    that form of the weights, with 1 row and with many. `bandwidth`: 10^9 bytes per second read."""
+    """10^9 operations, and bytes read, per second on `threads` threads.
+
+    - `peaks["fp32" | "int8"]`: of the arithmetic units, as far as known.
+    - `products[form of the weights][rows]`: of the fastest matrix product there is, with 1 row (weights
+      from memory) and with many; `kernels`: which one that is at many rows.
+    - `bandwidth`: of memory.
+    """
 
     threads: int
     bandwidth: float
-    rates: dict[str, dict[int, float]]
-    kernels: dict[str, str]  # which one was fastest at many rows
+    peaks: dict[str, float]
+    products: dict[str, dict[int, float]]
+    kernels: dict[str, str]
+
+    def rate(self, held: str) -> float:
+        """The matrix rate for weights in this form: fp16 weights are multiplied in fp32."""
+        units = self.peaks.get("int8" if held == "int8" else "fp32", 0.0)
+        return max(units, self.products.get(held, {}).get(MANY_ROWS, 0.0))
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "rates": {held: self.rate(held) for held in BYTES_PER_WEIGHT}}
 
     def describe(self) -> str:
+        units = ", ".join(f"{name} {rate:.0f}" for name, rate in self.peaks.items()) or "not known"
         parts = [
             f"{name} {rate[MANY_ROWS]:.0f} ({rate[1]:.0f} at one row)"
-            for name, rate in self.rates.items()
+            for name, rate in self.products.items()
         ]
         return (
-            f"{self.threads} threads; memory {self.bandwidth:.1f} GB/s; 10^9 operations/s at "
-            f"{MANY_ROWS} rows: {', '.join(parts)}"
+            f"{self.threads} threads; memory {self.bandwidth:.1f} GB/s; 10^9 operations/s: units "
+            f"{units}; matrix products of {MANY_ROWS} rows {', '.join(parts)}"
         )
 
 
@@ -103,9 +127,7 @@ def floor(needs: Needs, sizes: Sizes, machine: Machine, held: str, kv_bytes: flo
     layers, output = _weights(sizes)
     matrices = 2 * (needs.unique_tokens * layers + needs.logit_rows * output)
     attention = 4 * sizes.num_layers * sizes.num_heads * sizes.head_dim * needs.context_sum
-    compute = (
-        matrices / machine.rates[held][MANY_ROWS] + attention / machine.rates["fp32"][MANY_ROWS]
-    )
+    compute = matrices / machine.rate(held) + attention / machine.rate("fp32")
     weights = needs.passes * (layers + output) * BYTES_PER_WEIGHT[held]
     keys = (needs.kv_reads + needs.unique_tokens) * kv_bytes
     return Floor(compute / 1e9, (weights + keys) / machine.bandwidth / 1e9)
@@ -124,36 +146,37 @@ def _weights(sizes: Sizes) -> tuple[int, int]:
 
 
 def measure(threads: int | None = None, seconds: float = _SECONDS) -> Machine:
-    """Takes about 12 times `seconds`. `threads`: those that the engine uses (default: torch's)."""
-    import torch
+    """Takes about 16 times `seconds`. `threads`: those that the engine uses (default: as many as it)."""
+    from ramet.kernels.threads import num_threads, set_num_threads
 
-    before = torch.get_num_threads()
-    _set_threads(threads or before)
+    before = num_threads()
+    count = threads or before
+    set_num_threads(count)
     try:
-        rates: dict[str, dict[int, float]] = {}
+        products: dict[str, dict[int, float]] = {}
         kernels = {}
         for held in BYTES_PER_WEIGHT:
             best = {rows: _fastest(held, rows, seconds) for rows in (1, MANY_ROWS)}
             if any(rate for rate, _ in best.values()):
-                rates[held] = {rows: rate for rows, (rate, _) in best.items()}
+                products[held] = {rows: rate for rows, (rate, _) in best.items()}
                 kernels[held] = best[MANY_ROWS][1]
-        return Machine(torch.get_num_threads(), _bandwidth(seconds), rates, kernels)
+        peaks = measure_peaks(count, seconds)
+        bandwidth = max(peaks.bandwidth or 0.0, _torch_bandwidth(seconds))
+        return Machine(count, bandwidth, peaks.compute, products, kernels)
     finally:
-        _set_threads(before)
+        set_num_threads(before)
 
 
-def _set_threads(count: int) -> None:
-    import torch
-
-    try:
-        from ramet.kernels.threads import set_num_threads
-    except ImportError:  # an engine whose kernels are torch's alone
-        torch.set_num_threads(count)
-    else:
-        set_num_threads(count)
+def with_bandwidth(machine: Machine, seconds: float = _SECONDS) -> Machine:
+    """`machine` with the limits that it has now: those of memory above all change with whoever else uses
+    the same memory. Leaves out the matrix products."""
+    peaks = measure_peaks(machine.threads, seconds)
+    if peaks.bandwidth is None:
+        return replace(machine, bandwidth=_torch_bandwidth(seconds))
+    return replace(machine, bandwidth=peaks.bandwidth, peaks=peaks.compute)
 
 
-def _bandwidth(seconds: float) -> float:
+def _torch_bandwidth(seconds: float) -> float:
     import torch
 
     data = torch.ones(_STREAM_BYTES // 4)

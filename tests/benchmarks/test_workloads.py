@@ -4,6 +4,7 @@ are what a hand would compute."""
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,16 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from benchmarks.arguments import parse
+from benchmarks.one_run import run_once
 from benchmarks.optimum import Needs, needs
-from benchmarks.run_workloads import run_once
 from benchmarks.switches import SWITCHES
 from benchmarks.weights import SHAPES, build_tokenizer, checkpoint
 from benchmarks.workloads import WORKLOADS, Size, Words
 from tokenizers import Tokenizer
 
 from benchmarks import __main__ as entry
-from benchmarks import report, roofline, run_workloads
+from benchmarks import peak, picture, report, results, roofline, run_workloads
 from ramet import Engine
+from ramet.kernels.cpu.library import why_not
+from ramet.kernels.threads import num_threads
 
 SMALL = Size(scale=0.1, lengths=0.05)
 
@@ -172,9 +176,10 @@ SIZES = SimpleNamespace(
 MACHINE = roofline.Machine(
     threads=1,
     bandwidth=10.0,
-    rates={
-        "fp32": {1: 5.0, 512: 100.0},
-        "fp16": {1: 5.0, 512: 100.0},
+    peaks={"fp32": 100.0, "int8": 300.0},
+    products={
+        "fp32": {1: 5.0, 512: 90.0},
+        "fp16": {1: 5.0, 512: 90.0},
         "int8": {1: 5.0, 512: 400.0},
     },
     kernels={},
@@ -215,17 +220,51 @@ def test_fewer_bits_lower_the_floor() -> None:
     assert roofline.precision({"dtype": None}) == "fp16"
 
 
+def test_a_rate_is_that_of_the_units_or_of_a_product_that_beats_it() -> None:
+    assert MACHINE.rate("fp16") == 100
+    assert MACHINE.rate("int8") == 400
+    assert replace(MACHINE, peaks={}).rate("fp32") == 90
+    assert MACHINE.to_dict()["rates"] == {"fp32": 100, "fp16": 100, "int8": 400}
+
+
 def test_the_machine_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(roofline, "_OUT", 256)
     monkeypatch.setattr(roofline, "_IN", 256)
     monkeypatch.setattr(roofline, "_STREAM_BYTES", 1 << 20)
     monkeypatch.setattr(roofline, "_COLD_BYTES", 1 << 17)
+    monkeypatch.setattr(peak, "STREAM_BYTES", 1 << 20)
+    threads = num_threads()
     machine = roofline.measure(threads=1, seconds=0.002)
+    assert num_threads() == threads
     assert machine.threads == 1
     assert machine.bandwidth > 0.1
     for held in ("fp32", "fp16"):
-        assert machine.rates[held][512] > machine.rates[held][1] > 0
+        assert machine.products[held][512] > machine.products[held][1] > 0
         assert machine.kernels[held].endswith("Linear")
+    now = roofline.with_bandwidth(machine, seconds=0.002)
+    assert now.products == machine.products
+    assert now.bandwidth > 0.1
+
+
+def test_units_are_faster_in_fewer_bits_and_with_more_time_for_more_work() -> None:
+    """The loops of peak.cpp do the work that they state: twice the iterations take about twice as long."""
+    if why_not() is not None:
+        pytest.skip(f"peaks need a compiler: {why_not()}")
+    library = peak._library()
+    if not library.peak_fp32_operations():
+        pytest.skip("this processor has none of the instructions that are measured")
+
+    def seconds(iterations: int) -> float:
+        def once() -> float:
+            start = time.thread_time()
+            library.peak_fp32(iterations)
+            return time.thread_time() - start
+
+        return min(once() for _ in range(5))
+
+    assert 1.5 < seconds(400_000) / seconds(200_000) < 2.7
+    compute = peak.measure_peaks(1, 0.02).compute
+    assert compute["int8"] > compute["fp32"] > 1
 
 
 # -- workloads -----------------------------------------------------------------------------------
@@ -319,7 +358,8 @@ def test_a_program_that_fails_is_not_measured(folder: Path, words: Words) -> Non
 def test_the_command_writes_a_table_and_json(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(run_workloads, "measure", lambda *_, **__: MACHINE)
+    monkeypatch.setattr(run_workloads, "measure", lambda *_: MACHINE)
+    monkeypatch.setattr(run_workloads, "with_bandwidth", lambda machine, _: machine)
     out = tmp_path / "out.json"
     few = ["--only", "mmlu,chat_short", "--scale", "0.1", "--lengths", "0.05", "--rounds", "2"]
     options = ["--options", "max_cache_tokens=4096", "schedule_policy=fcfs"]
@@ -334,7 +374,9 @@ def test_the_command_writes_a_table_and_json(
         full, without = row["switches"]["full"], row["switches"]["no_cache"]
         assert len(full["rounds"]) == 2
         assert full["times_base"] == 1
-        assert full["times_floor"] == pytest.approx(full["seconds"] / row["floor"]["seconds"])
+        assert full["times_floor"] == pytest.approx(
+            full["seconds"] / row["floor"]["seconds"], rel=1e-3
+        )
         assert without["hit_rate"] == pytest.approx(0)
         assert report.lines(row) in table
 
@@ -361,6 +403,8 @@ def test_runs_that_differ_are_told() -> None:
         (["workloads", "--switches", "off"], "'off' is unknown"),
         (["workloads", "--options", "dtype"], "not of the form"),
         (["workloads", "--rounds", "0"], "at least 1"),
+        (["workloads", "--memory", "0"], "above 0"),
+        (["workloads", "--add"], "needs --json"),
     ],
 )
 def test_wrong_arguments_are_named(
@@ -379,10 +423,61 @@ def test_options_need_a_benchmark_that_takes_them(capsys: pytest.CaptureFixture[
 
 def test_a_picture_is_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="the picture needs matplotlib, which is optional")
+    figures = {"times_base": 1.0, "times_floor": 2.0, "hit_rate": 0.5, "of_optimum": 0.99}
+    none = {**figures, "times_floor": None, "of_optimum": None}
     rows = [
-        {"workload": name, "switches": {s: {"times_base": 1.0, "times_floor": 2.0} for s in "ab"}}
-        for name in ("mmlu", "tot")
+        {
+            "workload": name,
+            "needs": {"optimal_hit_rate": 0.6},
+            "floor": {"compute": 1.0, "memory": 2.0},
+            "switches": {"a": some, "b": some},
+        }
+        for name, some in (("mmlu", figures), ("tot", none))
     ]
+    data = {"machine": "m", "model": "x", "options": {}, "scale": 1, "rounds": 2, "workloads": rows}
     path = tmp_path / "plot.png"
-    report.plot({"machine": "m", "model": "x", "workloads": rows}, path)
+    picture.plot(data, path)
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_results_grow_piece_by_piece(tmp_path: Path) -> None:
+    head = dict.fromkeys(results._SAME, 1)
+    path = tmp_path / "out.json"
+    assert results.kept(path, head) == []
+    first = [{"workload": "mmlu", "seconds": 1.23456789}, {"workload": "tot", "seconds": 1}]
+    results.write({**head, "workloads": first}, path)
+    again = [{"workload": "mmlu", "seconds": 3.0}, {"workload": "rag", "seconds": 2.0}]
+    results.write({**head, "workloads": results.merged(results.kept(path, head), again)}, path)
+    data = json.loads(path.read_text())
+    assert data["workloads"] == [again[0], first[1], again[1]]
+    with pytest.raises(ValueError, match="rounds 1"):
+        results.kept(path, {**head, "rounds": 2})
+
+
+def test_full_and_small_differ_in_their_defaults() -> None:
+    small, full = parse([]), parse(["--full"])
+    assert (small.model, len(small.switches), small.options) == ("pocket", 2, {})
+    assert (full.model, full.options) == ("135M-8k", {"quantization": "int8"})
+    assert [switch.name for switch in full.switches] == list(SWITCHES)
+    assert len(full.only) == len(small.only) == len(WORKLOADS)
+    named = parse(
+        ["--full", "--scale", "0.5", "--options", "quantization=null", "--switches", "full"]
+    )
+    assert (named.scale, named.options, len(named.switches)) == (0.5, {"quantization": None}, 1)
+
+
+def test_little_memory_is_a_share_of_what_the_workload_fills(
+    folder: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(run_workloads, "measure", lambda *_: MACHINE)
+    monkeypatch.setattr(run_workloads, "with_bandwidth", lambda machine, _: machine)
+    out = tmp_path / "out.json"
+    few = ["--only", "mmlu", "--scale", "0.3", "--lengths", "0.05", "--switches", "full,random"]
+    assert (
+        run_workloads.main(["--model", str(folder), *few, "--memory", "0.6", "--json", str(out)])
+        == 0
+    )
+    (row,) = json.loads(out.read_text())["workloads"]
+    assert row["num_slots"] == round(0.6 * row["needs"]["unique_tokens"])
+    assert row["same_tokens"]
+    assert all(figures["hit_rate"] > 0 for figures in row["switches"].values())

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ramet.engine.sampler import Sampled, SampleSpec, prompt_logprobs, sample, uniforms
+from ramet.engine import sampler
+from ramet.engine.sampler import Plain, Sampled, SampleSpec, prompt_logprobs, sample, uniforms
 from ramet.errors import BackendError, InvalidRequest
 from ramet.params import SamplingParams
 
@@ -123,6 +124,43 @@ def test_greedy_against_the_slow_twin(spec: SampleSpec, seed: int, ties: bool) -
     found = draw(row, spec.params.replace(temperature=0.0), **fields)
     if np.isfinite(y).any():
         assert found.token_id == int(np.argmax(y))
+
+
+WAYS = [
+    {},
+    {"top_p": 0.9},
+    {"top_p": 0.999, "temperature": 3.0},
+    {"top_p": 1e-6},
+    {"min_p": 0.05},
+    {"min_p": 1.0},
+    {"top_k": 40},
+    {"top_k": 2000, "top_p": 0.95},
+    {"top_k": 50, "min_p": 0.2, "top_p": 0.8, "temperature": 1.7},
+    {"temperature": 0.0},
+    {"temperature": 1e-5},
+]
+
+
+@pytest.mark.parametrize("vocab", [1, 2, 31, 513, 2048, 49_152])
+@pytest.mark.parametrize("spread", [0.0, 0.01, 2.0, 30.0, 400.0, "rounded", "few"])
+def test_native_draws_against_numpy(vocab: int, spread: float | str) -> None:
+    if not sampler._native():
+        pytest.skip("no native kernels")
+    logits = logits_of(vocab, 3, vocab, 2.0 if isinstance(spread, str) else spread)
+    if spread == "rounded":  # many equal ones
+        logits = logits.round()
+    if spread == "few":
+        logits[:, torch.arange(vocab) % 9 != 0] = -torch.inf
+    hows = [Plain(SamplingParams(**way), seed) for way in WAYS for seed in range(4)]
+    rows = [i % 3 for i in range(len(hows))]
+    steps = [i * 7 for i in range(len(hows))]
+    found = sampler.draw(logits, rows, hows, steps)
+    assert found == sampler._draw_slowly(logits, rows, hows, steps)
+    assert found == [sampler.draw(logits[r][None], [0], [h], [s])[0]
+                     for r, h, s in zip(rows, hows, steps)]  # fmt: skip
+    if vocab < 49_152:
+        wide = logits.double()
+        assert sampler.draw(wide, rows, hows, steps) == found
 
 
 # -- distributions ------------------------------------------------------------------------------------------

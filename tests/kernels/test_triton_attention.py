@@ -36,7 +36,7 @@ COMPILED = """
 import torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from ramet.kernels.triton import attention, tiles
+from ramet.kernels.triton import attention, programs, tiles
 
 SHORT = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 INDICES = ("items", "slots", "positions", "entry_starts", "entries")
@@ -67,8 +67,8 @@ for dtype, group, d in ((torch.bfloat16, 4, 128), (torch.float32, 3, 64)):
     )
     for capability, shared in ((80, 163 * 1024), (90, 227 * 1024)):
         given = capability, SHORT[dtype], constants
-        walk = compiled(attention._walk, *given, num_warps=num_warps, num_stages=num_stages)
-        merge = compiled(attention._merge, *given, num_warps=4)
+        walk = compiled(programs.walk, *given, num_warps=num_warps, num_stages=num_stages)
+        merge = compiled(programs.merge, *given, num_warps=4)
         assert walk.asm["cubin"] and merge.asm["cubin"]
         assert walk.metadata.shared <= shared, walk.metadata.shared
         product = {80: "mma.sync", 90: "wgmma.mma_async"}[capability]

@@ -1,75 +1,43 @@
 """Triton's attention under its interpreter: the definition on random trees, and equal bits however rows
-come to be computed. `test_triton_attention.py` runs this file in a process of its own, because
-TRITON_INTERPRET=1 must be set before Triton is imported and holds for a whole process.
+come to be computed; alone, in a model and in an engine. `test_triton_attention.py` runs this file in a
+process of its own, because TRITON_INTERPRET=1 must be set before Triton is imported and holds for a whole
+process.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from benchmarks.attention_plans import CASES, Case, Heads, tree
+from benchmarks.triton_attention import measure, measure_card
+from tests.engine.exactness import ExactWorld
+from tests.kernels.attention_cases import (
+    NUM_SLOTS,
+    check,
+    check_ways,
+    plan_of,
+    random_plan,
+    run,
+    tensors,
+)
+from tests.models.checkpoints import make_checkpoint
+from tests.models.oracle import Run
 
 from ramet.errors import InvalidRequest
 from ramet.kernels import reference
 from ramet.kernels.plan import AttentionPlan
 from ramet.kernels.triton import attention as kernel
-
-NUM_SLOTS = 900
-TOLERANCE = {torch.float32: 2e-6, torch.float16: 3e-3, torch.bfloat16: 2e-2}
+from ramet.models import decoder, load_model
+from ramet.models.decoder import Decoder
 
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
-
-
-def plan_of(*segments: tuple[np.ndarray, int]) -> AttentionPlan:
-    """Segments as (path, how many of its last positions are rows)."""
-    starts = np.cumsum([0, *(num_rows for _, num_rows in segments)])
-    firsts = np.array([len(path) - num_rows for path, num_rows in segments])
-    return AttentionPlan(starts, firsts, tuple(path for path, _ in segments))
-
-
-def random_plan(rng: np.random.Generator) -> AttentionPlan:
-    """A small tree in depth-first order: chunks, decodes and forks, mostly inside a block."""
-    free = rng.permutation(NUM_SLOTS)
-    segments: list[tuple[np.ndarray, int]] = []
-    for _ in range(rng.integers(1, 6)):
-        kept = segments[-1][0][: rng.integers(0, 400)] if segments else free[:0]
-        fresh, free = np.split(free, [int(rng.choice([1, 7, 70, 200]))])
-        path = np.concatenate((kept, fresh))
-        segments.append((path, min(len(fresh), int(rng.choice([1, 1, 2, 5, 20])))))
-    return plan_of(*segments)
-
-
-def tensors(
-    plan: AttentionPlan,
-    kv_heads: int = 1,
-    group: int = 2,
-    d: int = 16,
-    dtype: torch.dtype = torch.float32,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """q, keys, values; slots that no path names hold NaN, as does the scratch slot."""
-    generator = torch.Generator().manual_seed(plan.num_rows)
-    q = torch.randn(plan.num_rows, kv_heads * group, d, generator=generator).to(dtype)
-    keys, values = torch.randn(2, NUM_SLOTS + 1, kv_heads, d, generator=generator).to(dtype)
-    unused = np.setdiff1d(np.arange(NUM_SLOTS + 1), np.concatenate(plan.paths))
-    keys[unused], values[unused] = torch.nan, torch.nan
-    return q, keys, values
-
-
-def run(
-    plan: AttentionPlan, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
-) -> torch.Tensor:
-    return kernel.attention(q, keys, values, kernel.prepare(plan))
-
-
-def check(plan: AttentionPlan, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
-    got = run(plan, q, keys, values)
-    expected = reference.attention_by_definition(q, keys, values, plan)
-    assert got.dtype == q.dtype
-    tolerance = max(TOLERANCE[t.dtype] for t in (q, keys))
-    torch.testing.assert_close(got.double(), expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("seed", range(9))
@@ -81,18 +49,18 @@ def test_random_trees(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     dtype = (torch.float32, torch.float16, torch.bfloat16)[seed % 3]
     group, d = int(rng.choice([1, 2, 3, 4])), int(rng.choice([16, 24, 64]))
     plan = random_plan(rng)
-    check(plan, *tensors(plan, int(rng.integers(1, 3)), group, d, dtype))
+    check(kernel, plan, *tensors(plan, int(rng.integers(1, 3)), group, d, dtype))
 
 
 def test_more_query_heads_than_a_program_usually_takes() -> None:
     plan = plan_of((np.arange(70), 1), (np.arange(3, 90), 1))
-    check(plan, *tensors(plan, group=71))
+    check(kernel, plan, *tensors(plan, group=71))
 
 
 @pytest.mark.parametrize("d", [2, 256])
 def test_the_ends_of_the_head_dimension(d: int) -> None:
     plan = plan_of((np.arange(70), 1))
-    check(plan, *tensors(plan, d=d))
+    check(kernel, plan, *tensors(plan, d=d))
 
 
 def test_queries_may_be_wider_than_the_cache_and_need_not_be_contiguous() -> None:
@@ -100,10 +68,10 @@ def test_queries_may_be_wider_than_the_cache_and_need_not_be_contiguous() -> Non
     q, keys, values = tensors(plan, kv_heads=2)
     wide = torch.full((plan.num_rows, 7, 40), torch.nan)
     wide[:, 1:5, ::2][..., :16] = q
-    check(plan, wide[:, 1:5, ::2][..., :16], keys.half(), values.half())
+    check(kernel, plan, wide[:, 1:5, ::2][..., :16], keys.half(), values.half())
     packed = torch.full((plan.num_rows, 7, 16), torch.nan)
     packed[:, 1:5] = q
-    check(plan, packed[:, 1:5], keys.bfloat16(), values.bfloat16())
+    check(kernel, plan, packed[:, 1:5], keys.bfloat16(), values.bfloat16())
 
 
 def test_one_preparation_serves_every_layer() -> None:
@@ -112,27 +80,21 @@ def test_one_preparation_serves_every_layer() -> None:
     prepared = kernel.prepare(plan)
     first = kernel.attention(q, keys, values, prepared)
     second = kernel.attention(-q, keys, values, prepared)
-    assert torch.equal(first, run(plan, q, keys, values))
-    assert torch.equal(second, run(plan, -q, keys, values))
+    assert torch.equal(first, run(kernel, plan, q, keys, values))
+    assert torch.equal(second, run(kernel, plan, -q, keys, values))
     assert not torch.equal(first, second)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_indices_are_aligned_whatever_the_plan(count: int) -> None:
+    """Triton compiles a program again when an argument is no longer aligned to 16 bytes."""
+    plan = plan_of(*[(np.arange(200 + i), count) for i in range(count)])
+    work = kernel._work(kernel.prepare(plan), 2, 1, 16, 16)
+    parts = (work.items, work.slots, work.positions, work.entry_starts, work.entries)
+    assert [(part.data_ptr() - work.items.data_ptr()) % 16 for part in parts] == [0] * 5
+
+
 # ---- equal bits -------------------------------------------------------------------------------------
-
-LENGTH, ROWS = 390, 5  # six blocks and six positions: the path ends inside its second span
-
-
-def ways(path: np.ndarray, other: np.ndarray) -> dict[str, AttentionPlan]:
-    """Plans whose last ROWS rows of the first segment are those of `path`. Whoever shares 330 positions
-    leaves the path inside block 5, so inside a span too."""
-    fork = np.concatenate((path[:330], other[:40]))
-    early = np.concatenate((path[:64], other[40:50]))
-    return {
-        "in one chunk": plan_of((path, 40)),
-        "beside decoding forks": plan_of((path, ROWS), (fork, 1), (fork[:-7], 1), (early, 1)),
-        "beside a long one": plan_of((path, ROWS), (fork, 40)),
-        "beside its own copy": plan_of((path, ROWS), (path, ROWS)),
-    }
 
 
 @pytest.mark.parametrize(("dtype", "wanted"), [(torch.float32, 10**6), (torch.float16, 1)])
@@ -140,18 +102,8 @@ def test_bits_do_not_depend_on_the_batch(
     dtype: torch.dtype, wanted: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Holds as far as numpy's matrix product computes a row alike wherever it lies in a block."""
-    order = np.random.default_rng(1).permutation(NUM_SLOTS)
-    path, other = order[:LENGTH], order[LENGTH:]
-    q, keys, values = tensors(plan_of((order, 40)), dtype=dtype)
-    last = q[-ROWS:]
-    alone = run(plan_of((path, ROWS)), last, keys, values)
     monkeypatch.setattr(kernel, "_wanted_programs", lambda _: wanted)
-    for name, plan in ways(path, other).items():
-        stop = int(plan.row_starts[1])
-        queries = q.repeat(3, 1, 1)[: plan.num_rows].clone()
-        queries[stop - ROWS : stop] = last
-        got = run(plan, queries, keys, values)[stop - ROWS : stop]
-        assert torch.equal(got, alone), name
+    check_ways(kernel, dtype)
 
 
 def test_bits_do_not_depend_on_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,9 +111,56 @@ def test_bits_do_not_depend_on_the_memory(monkeypatch: pytest.MonkeyPatch) -> No
     plan = plan_of(*((np.concatenate((path[:330], path[400 + i : 500])), 2) for i in range(3)))
     monkeypatch.setattr(kernel, "_wanted_programs", lambda _: 10**6)
     q, keys, values = tensors(plan)
-    roomy = run(plan, q, keys, values)
+    roomy = run(kernel, plan, q, keys, values)
     monkeypatch.setattr(kernel, "_MAX_PARTIAL_BYTES", 0)
-    assert torch.equal(run(plan, q, keys, values), roomy)
+    assert torch.equal(run(kernel, plan, q, keys, values), roomy)
+
+
+# ---- in a model -------------------------------------------------------------------------------------
+
+
+def model_with(attention: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Decoder:
+    monkeypatch.setattr(decoder, "attention_for", lambda *_: attention)
+    return load_model(folder, native=False)
+
+
+def test_a_models_forward_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prompt in two chunks, then three forks and a row computed again, as with the reference."""
+    folder = make_checkpoint("qwen3", tmp_path)
+    runs = [Run(model_with(a, folder, monkeypatch)) for a in (kernel, reference)]
+    ids, path = list(range(4, 154)), list(range(150))
+    forks = [([7 + i], 150, [*path, 150 + i]) for i in range(3)]
+    for segments in ([(ids[:100], 0, path[:100])], [(ids[100:], 100, path)], forks):
+        got, expected = (run(*segments) for run in runs)
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+    again = ([ids[80]], 80, path[:81])
+    got, expected = (run(again, forks[0], recompute=True) for run in runs)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_engine_gives_the_same_bits_whatever_is_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the linears keep a row's bits, as PyTorch's packed ones do on a CPU. With the reference in
+    the kernel's place this fails."""
+    small = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+    folder = make_checkpoint("llama", tmp_path, head_dim=16, **small)
+    world = ExactWorld(model_with(kernel, folder, monkeypatch), seed=8)
+    world.run()
+    assert world.num_tokens > 300
+
+
+def test_the_benchmark_measures() -> None:
+    """On a CPU, where the figures mean nothing but that its code runs."""
+    cpu = torch.device("cpu")
+    card = measure_card(cpu, budget=1e-3, scale=1e-3)
+    heads = Heads("tiny", 2, 1, 16, "float32")
+    forks = Case("forks", lambda scale: tree(scale, count=3, shared=70, own=3, rows=1))
+    for case in (forks, CASES[0]):
+        found = measure(case, heads, card, cpu, scale=1 / 512, budget=1e-3, cold_bytes=1 << 16)
+        assert found.error < 1e-5
+        assert found.same_bits
+        assert min(found.seconds, found.reference, found.host, found.floor) > 0
 
 
 # ---- refusals ---------------------------------------------------------------------------------------
@@ -170,7 +169,7 @@ def test_bits_do_not_depend_on_the_memory(monkeypatch: pytest.MonkeyPatch) -> No
 def test_no_rows() -> None:
     plan = AttentionPlan(np.array([0]), np.empty(0, np.int64), ())
     keys = torch.zeros(3, 1, 16)
-    assert run(plan, torch.zeros(0, 2, 16), keys, keys).shape == (0, 2, 16)
+    assert run(kernel, plan, torch.zeros(0, 2, 16), keys, keys).shape == (0, 2, 16)
 
 
 @pytest.mark.parametrize(
@@ -187,5 +186,5 @@ def test_what_does_not_fit_is_refused(
     q: torch.Tensor, keys: tuple[int, ...], values: tuple[int, ...], field: str
 ) -> None:
     with pytest.raises(InvalidRequest) as error:
-        run(plan_of((np.arange(3), 1)), q, torch.zeros(keys), torch.zeros(values))
+        run(kernel, plan_of((np.arange(3), 1)), q, torch.zeros(keys), torch.zeros(values))
     assert error.value.field == field

@@ -32,18 +32,23 @@ TOKENS = int(os.environ.get("SOAK_TOKENS") or 1_000_000)
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "int8": ("llama", {"quantization": "int8"}),
     "fp16": ("qwen2", {}),
-    "int8, 16-bit KV": ("qwen3", {"quantization": "int8", "kv_dtype": "float16"}),
+    "int8, fp16 KV": ("qwen3", {"quantization": "int8", "kv_dtype": "float16"}),
+    "int8, fp32 KV": ("llama", {"quantization": "int8", "kv_dtype": "float32"}),
+    "fp16, bf16 KV": ("qwen2", {"kv_dtype": "bfloat16"}),
     "fp32": ("llama-biased", {"dtype": "float32"}),
 }
 SCALES = (1, 2, 4, 4)  # of a world's prompts and cache; most tokens come from the large ones
 
 
 class SoakWorld(ExactWorld):
-    """The batch on `1 + seed % 2` threads, what it is compared with on the other number."""
+    """The batch on `1 + seed % 2` threads, what it is compared with on the other number; in every third
+    world the cache is small."""
 
     def __init__(self, model: Decoder, seed: int, scale: int) -> None:
         super().__init__(model, seed, scale)
         self.num_threads = 1 + seed % 2
+        if seed % 3 == 0:
+            self.slots //= scale  # long prompts in a small cache: requests are preempted
         self.num_scores = 0
 
     def run(self) -> None:

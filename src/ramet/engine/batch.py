@@ -124,7 +124,11 @@ def _queries(
     wanted: Sequence[Wanted], row_of_slot: IntArray
 ) -> tuple[IntArray, tuple[SampleQuery, ...], tuple[ScoreQuery, ...]]:
     slots = _concat([_path(w.request)[w.start : w.stop] for w in wanted])
-    logit_rows, indices = np.unique(row_of_slot[slots], return_inverse=True)
+    logit_rows = row_of_slot[slots]
+    if (logit_rows[1:] > logit_rows[:-1]).all():  # each row is wanted once, in order
+        indices = np.arange(logit_rows.size)
+    else:
+        logit_rows, indices = np.unique(logit_rows, return_inverse=True)
     samples: list[SampleQuery] = []
     scores: list[ScoreQuery] = []
     at = 0

@@ -157,12 +157,13 @@ class EngineCore:
         for score, scored in zip(batch.scores, outcome.scores, strict=True):
             score.request.prompt_scores.extend(scored)
         for query, token in zip(batch.samples, outcome.tokens, strict=True):
-            if query.request.finished:
+            request = query.request
+            if request.finish_reason is not None:
                 continue  # aborted by a listener within this very loop
             if isinstance(token, Exception):
-                self._fail(query.request, token)
+                self._fail(request, token)
             else:
-                self._append(query.request, token)
+                self._append(request, token)
         for request, _ in batch.planned:
             if request.wants_sample or request.finished:
                 continue

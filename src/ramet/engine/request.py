@@ -91,15 +91,17 @@ class Request:
     alone: bool = False  # was in a batch that failed: its next step has no neighbours
 
     buffer: InitVar[IntBuffer | None] = None
-    takes_best: bool = field(
-        init=False
-    )  # each token is the most likely one, and nobody asks how likely
+    wants_sample: bool = field(init=False)
+    # Tokens are drawn of the model's own logits, and nobody asks how likely they are.
+    is_plain: bool = field(init=False)
+    drawing: object = None  # the runner's form of the sampling parameters
     _known: IntBuffer = field(init=False)
 
     def __post_init__(self, buffer: IntBuffer | None) -> None:
         self._known = buffer or IntBuffer(self.prompt_ids, room_for_output(self.params))
         p = self.params
-        self.takes_best = p.greedy and not (
+        self.wants_sample = p.max_new_tokens > 0
+        self.is_plain = not (
             self.logprobs.output
             or p.min_new_tokens
             or p.logit_bias
@@ -132,12 +134,18 @@ class Request:
         return self.num_known - self.num_computed
 
     @property
-    def finished(self) -> bool:
-        return self.finish_reason is not None
+    def is_decoding(self) -> bool:
+        """Whether the last token alone is to be computed, behind tokens of the request's own that are not
+        in the tree, so that there is nothing to match."""
+        lease = self.lease
+        if lease is None or not self.output_ids:
+            return False
+        held = lease.slots.size
+        return self._known.view.size == held + 1 and held > lease.node.end
 
     @property
-    def wants_sample(self) -> bool:
-        return self.params.max_new_tokens > 0
+    def finished(self) -> bool:
+        return self.finish_reason is not None
 
     @property
     def next_scored(self) -> int:

@@ -6,13 +6,15 @@ of the tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from ramet.cache.pool import KVPool
-from ramet.engine.batch import Batch, ScoreQuery
+from ramet.engine.batch import Batch, SampleQuery, ScoreQuery
 from ramet.engine.loop import Outcome
 from ramet.engine.request import Request, ScoredToken
-from ramet.engine.sampler import Sampled, SampleSpec, most_likely, prompt_logprobs, sample
+from ramet.engine.sampler import Plain, Sampled, SampleSpec, draw, prompt_logprobs, sample
 from ramet.errors import RametError
 from ramet.models.decoder import Decoder
 
@@ -33,18 +35,18 @@ class ModelRunner:
         )
 
     def sample(self, batch: Batch, logits: torch.Tensor) -> Outcome:
-        best = [query for query in batch.samples if query.request.takes_best]
-        drawn = [query for query in batch.samples if not query.request.takes_best]
-        tokens = iter(most_likely(logits, [query.logits_index for query in best]))
-        rows = [query.logits_index for query in drawn]
-        sampled = iter(sample(logits, rows, [_spec(query.request) for query in drawn]))
-        return Outcome(
-            [
-                _unscored(next(tokens)) if query.request.takes_best else _drawn(next(sampled))
+        plain = [query for query in batch.samples if query.request.is_plain]
+        tokens = _draw(plain, logits)
+        if len(plain) < len(batch.samples):
+            others = [query for query in batch.samples if not query.request.is_plain]
+            rows = [query.logits_index for query in others]
+            sampled = iter(sample(logits, rows, [_spec(query.request) for query in others]))
+            drawn = iter(tokens)
+            tokens = [
+                next(drawn) if query.request.is_plain else _drawn(next(sampled))
                 for query in batch.samples
-            ],
-            [self._score(query, logits) for query in batch.scores],
-        )
+            ]
+        return Outcome(tokens, [self._score(query, logits) for query in batch.scores])
 
     def _score(self, query: ScoreQuery, logits: torch.Tensor) -> list[ScoredToken]:
         request, count = query.request, len(query.logits_indices)
@@ -70,8 +72,23 @@ def _spec(request: Request) -> SampleSpec:
     )
 
 
-def _unscored(token: int | RametError) -> ScoredToken | RametError:
-    return ScoredToken(token, _NOT_ASKED) if isinstance(token, int) else token
+def _draw(
+    queries: Sequence[SampleQuery], logits: torch.Tensor
+) -> list[ScoredToken | RametError]:
+    tokens = draw(
+        logits,
+        [query.logits_index for query in queries],
+        [_how(query.request) for query in queries],
+        [len(query.request.output_ids) for query in queries],
+    )
+    return [ScoredToken(t, _NOT_ASKED) if isinstance(t, int) else t for t in tokens]
+
+
+def _how(request: Request) -> Plain:
+    how = request.drawing
+    if not isinstance(how, Plain):
+        how = request.drawing = Plain(request.params, request.seed)
+    return how
 
 
 def _drawn(sampled: Sampled) -> ScoredToken | RametError:

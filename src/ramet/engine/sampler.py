@@ -11,6 +11,8 @@ the log-softmax of the raw logits, before any of this.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -19,9 +21,11 @@ import numpy.typing as npt
 import torch
 
 from ramet.errors import BackendError, InvalidRequest, RametError
+from ramet.kernels.cpu import sampling
+from ramet.kernels.cpu.library import why_not
 from ramet.params import SamplingParams
 
-__all__ = ["SampleSpec", "Sampled", "most_likely", "prompt_logprobs", "sample", "uniforms"]
+__all__ = ["Plain", "SampleSpec", "Sampled", "draw", "prompt_logprobs", "sample", "uniforms"]
 
 Ids = Sequence[int] | npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -68,6 +72,21 @@ class Sampled:
     error: RametError | None = None
 
 
+class Plain:
+    """How tokens are drawn of logits that nothing changes. Built once for a request."""
+
+    __slots__ = ("packed", "params", "seed")
+
+    def __init__(self, params: SamplingParams, seed: int) -> None:
+        self.params, self.seed = params, seed
+        p = params
+        temperature = 0.0 if p.greedy else p.temperature
+        self.packed = sampling.pack(temperature, p.top_k, p.top_p, p.min_p, seed)
+
+
+_BEST = Plain(SamplingParams(temperature=0.0), 0)
+
+
 def sample(logits: torch.Tensor, rows: Ids, specs: Sequence[SampleSpec]) -> list[Sampled]:
     """Draw a token for each spec. `logits`: float32 [M, vocab]; `rows`: int [len(specs)], each spec's row
     (specs may share one). A row with NaN or infinite logits, and a spec that leaves nothing to draw or
@@ -75,35 +94,60 @@ def sample(logits: torch.Tensor, rows: Ids, specs: Sequence[SampleSpec]) -> list
     affected. Minus infinity is a legal logit: a token that cannot come."""
     logits = logits.detach().float()
     index = np.asarray(rows, np.int64)
-    wanted = np.unique(index)
-    best, maxima = _largest(logits, wanted)
-    draws = uniforms([spec.seed for spec in specs], [spec.step for spec in specs])
-    tokens: list[int | RametError] = []
-    for row, spec, u, place in zip(index, specs, draws, np.searchsorted(wanted, index)):
+    changes = [_changes(spec) for spec in specs]
+    # Of all rows, since a row that is broken is broken whatever is added to it.
+    hows = [_BEST if c else Plain(s.params, s.seed) for s, c in zip(specs, changes)]
+    tokens = draw(logits, index.tolist(), hows, [spec.step for spec in specs])
+    for i, spec in enumerate(specs):
         try:
-            if not np.isfinite(maxima[place]):
-                raise BackendError(_BROKEN)
-            _check_ids(spec, logits.shape[1])
-            if spec.params.greedy and not _changes(spec):
-                tokens.append(int(best[place]))
-            else:
-                tokens.append(_draw(logits[row], float(maxima[place]), spec, float(u)))
+            if isinstance(tokens[i], int):
+                _check_ids(spec, logits.shape[1])
+                if changes[i]:
+                    tokens[i] = _draw_changed(logits[int(index[i])], spec)
         except RametError as error:
-            tokens.append(error)
+            tokens[i] = error
     return _scored(logits, index, specs, tokens)
 
 
-def most_likely(logits: torch.Tensor, rows: Ids) -> list[int | RametError]:
-    """For each of `rows` (int [n]) the token with the largest logit, the first of equals: what `sample`
-    gives for a greedy spec that asks for nothing else. One pass over memory."""
-    index = np.asarray(rows, np.int64)
-    wanted = np.unique(index)
-    tokens, values = _largest(logits.detach().float(), wanted)
-    where = np.searchsorted(wanted, index)
-    found: list[int | RametError] = tokens[where].tolist()
-    for i in np.flatnonzero(~np.isfinite(values[where])).tolist():
-        found[i] = BackendError(_BROKEN)
+def draw(
+    logits: torch.Tensor, rows: Sequence[int], hows: Sequence[Plain], steps: Sequence[int]
+) -> list[int | RametError]:
+    """For each of `rows` (of `logits`, float [M, vocab]) the token that `sample` gives where no spec
+    changes logits or asks for scores. `steps`: how many tokens were drawn before it."""
+    if not len(rows):
+        return []
+    if logits.device.type == "cpu" and _native():
+        tokens, largest = sampling.draw(logits.detach(), rows, [how.packed for how in hows], steps)
+        found: list[int | RametError] = list(tokens)
+        if not math.isfinite(sum(largest)):
+            for i in [i for i, value in enumerate(largest) if not math.isfinite(value)]:
+                found[i] = BackendError(_BROKEN)
+        return found
+    return _draw_slowly(logits.detach(), rows, hows, steps)
+
+
+def _draw_slowly(
+    logits: torch.Tensor, rows: Sequence[int], hows: Sequence[Plain], steps: Sequence[int]
+) -> list[int | RametError]:
+    """`draw` in numpy and torch: what it means, and what other devices do."""
+    wanted, places = np.unique(rows, return_inverse=True)
+    best, maxima = _largest(logits, wanted)
+    draws = uniforms([how.seed for how in hows], steps)
+    found: list[int | RametError] = []
+    for row, place, how, u in zip(rows, places.tolist(), hows, draws.tolist()):
+        largest = float(maxima[place])
+        if not math.isfinite(largest):
+            found.append(BackendError(_BROKEN))
+        elif how.params.greedy:
+            found.append(int(best[place]))
+        else:
+            found.append(_inverse_cdf(logits[row], largest, how.params, u))
     return found
+
+
+@functools.cache
+def _native() -> bool:
+    return why_not() is None
 
 
 def prompt_logprobs(
@@ -186,15 +230,11 @@ def _changes(spec: SampleSpec) -> bool:
     )
 
 
-def _draw(row: torch.Tensor, largest: float, spec: SampleSpec, u: float) -> int:
-    if _changes(spec):
-        row = _changed(row, spec)
-        largest = float(row.amax())
-    if largest == -np.inf:
-        raise BackendError("nothing is left to draw: every token is banned or masked")
-    if spec.params.greedy:
-        return int((row == largest).nonzero()[0])
-    return _inverse_cdf(row, largest, spec.params, u)
+def _draw_changed(row: torch.Tensor, spec: SampleSpec) -> int | RametError:
+    row = _changed(row, spec)
+    if float(row.amax()) == -np.inf:
+        return BackendError("nothing is left to draw: every token is banned or masked")
+    return draw(row[None], [0], [Plain(spec.params, spec.seed)], [spec.step])[0]
 
 
 def _changed(row: torch.Tensor, spec: SampleSpec) -> torch.Tensor:

@@ -103,6 +103,9 @@ class Scheduler:
         self.num_preemptions = 0
         self._claims = _Claims(slots.num_slots)
         self._row_of_slot: IntArray = np.empty(slots.num_slots, np.int64)
+        self._decoding_before: list[Request] = []
+        self._in_order: list[Request] = []
+        self._shape_before = -1
 
     @property
     def scratch_slot(self) -> int:
@@ -119,16 +122,19 @@ class Scheduler:
         self._claims.clear()
         draft = _Draft(self.limits.max_step_tokens, self._claims)
         suspect = next((r for r in self.running if r.alone), None)
+        simple = False  # nobody but requests that decode
         if suspect is not None:
             self._continue([suspect], draft)
         else:
             decoding, others = self._decoding()
             self._decode(decoding, draft)
+            simple = not (others or len(self.waiting))
             self._continue([r for r in others if r.num_todo <= 1], draft)
             self._continue([r for r in others if r.num_todo > 1], draft)
             self._admit(draft)
-        order = {id(r): path_key(r.lease) for r, _ in draft.planned if r.lease is not None}
-        draft.segments.sort(key=lambda s: (order[id(s.request)], s.request.arrival, s.start))
+        if not simple:
+            order = {id(r): _place(r) for r, _ in draft.planned}
+            draft.segments.sort(key=lambda s: (order[id(s.request)], s.start))
         return build_batch(
             draft.segments, draft.wanted, draft.planned, self._row_of_slot, self.scratch_slot
         )
@@ -139,16 +145,20 @@ class Scheduler:
             self.preempt(self.running[-1])
 
     def _decoding(self) -> tuple[list[Request], list[Request]]:
-        """(those whose last token alone is to be computed, behind tokens of their own that are not in
-        the tree yet, so that there is nothing to match; the other running requests)."""
+        """(those that only decode, in depth-first order; the other running requests)."""
         decoding: list[Request] = []
         others: list[Request] = []
         for request in self.running:
-            lease = request.lease
-            steady = lease and request.output_ids and request.num_todo == 1 and lease.num_reserved
-            (decoding if steady else others).append(request)
+            (decoding if request.is_decoding else others).append(request)
         room = self.slots.num_free + self.tree.num_evictable_tokens
-        return decoding[:room], others + decoding[room:]
+        if room < len(decoding):
+            others += decoding[room:]
+            del decoding[room:]
+        # They stay where they are in the tree, so the order of the last step mostly holds.
+        if decoding != self._decoding_before or self._shape_before != self.tree.shape:
+            self._decoding_before, self._shape_before = decoding, self.tree.shape
+            self._in_order = sorted(decoding, key=_place)
+        return self._in_order, others
 
     def _decode(self, requests: Sequence[Request], draft: _Draft) -> None:
         """`_take` for requests of which one row is to be computed and sampled: slots for all at once."""
@@ -159,11 +169,12 @@ class Scheduler:
             lease = request.lease
             if lease is None:
                 raise RuntimeError(f"request {request.rid} has no lease")
-            held = len(lease)
+            held = lease.slots.size
             lease.take(slot)
+            stop = held + 1
             draft.planned.append((request, held))
-            draft.segments.append(Segment(request, held, held + 1, False))
-            draft.wanted.append(Wanted(request, held, held + 1, True))
+            draft.segments.append(Segment(request, held, stop, False))
+            draft.wanted.append(Wanted(request, held, stop, True))
         draft.claims.add(slots)
         draft.budget -= len(requests)
 
@@ -286,10 +297,9 @@ class Scheduler:
         return [request for request, _ in batch.planned]
 
     def _count_prompt_rows(self, batch: Batch) -> None:
-        for segment in batch.segments:
-            request = segment.request
-            if request.num_preemptions == 0 and not request.output_ids:
-                request.num_prompt_rows += min(segment.stop, request.num_prompt) - segment.start
+        for request, start, stop, _ in batch.segments:
+            if not request.output_ids and request.num_preemptions == 0:
+                request.num_prompt_rows += min(stop, request.num_prompt) - start
 
     # -- coming and going ------------------------------------------------------------------------
 
@@ -325,3 +335,10 @@ class Scheduler:
 
     def open_leases(self) -> list[Lease]:
         return [r.lease for r in self.running if r.lease is not None]
+
+
+def _place(request: Request) -> tuple[tuple[int, ...], int]:
+    """By which requests are sorted in depth-first order."""
+    if request.lease is None:
+        raise RuntimeError(f"request {request.rid} has no lease")
+    return path_key(request.lease), request.arrival

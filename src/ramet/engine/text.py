@@ -177,7 +177,12 @@ class GenerationText:
         """Add an output token. After a stop was found, or `finish`, tokens have no text any more."""
         self._ids.append(token_id)
         if self._finished is None and not self._done:
-            self._grow(token_id)
+            if self._may_match:
+                self._grow(token_id)
+            elif piece := self._detokenizer.push(token_id):
+                self._pieces.append(piece)
+                self._unsent.append(piece)
+                self._length += len(piece)
         self._ends.append(self._length)
         self._whole.append(self._detokenizer.is_whole)
 
@@ -230,7 +235,7 @@ class GenerationText:
         start = self._length
         piece = self._detokenizer.push(token_id)
         self._append(piece)
-        stop = self._checker.push(piece, may_stop) if self._may_match else None
+        stop = self._checker.push(piece, may_stop)
         if stop is None and may_stop and token_id in self._special_stops:
             stop = Stop(self._special_stops[token_id], start, self._length)
         if stop is not None:

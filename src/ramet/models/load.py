@@ -47,6 +47,9 @@ def load(
     use_native = _native(native, target)
     int8 = _int8(quantization, config, dtype, target, use_native)
     kv = _kv_dtype(kv_dtype, target)
+    if kv is None and int8:
+        # Finer than what 8-bit activations leave, and twice as fast where bfloat16 can be multiplied.
+        kv = torch.bfloat16
     with Checkpoint(path, progress) as checkpoint:
         builder = _Builder(config, checkpoint, target, asked, native=use_native, int8=int8)
         weights = builder.build()
@@ -280,7 +283,7 @@ def _kv_dtype(asked: str | torch.dtype | None, device: torch.device) -> torch.dt
     if asked is None or asked == "auto":
         return None
     name = str(asked).removeprefix("torch.")
-    known = ("float32", "float16") if device.type == "cpu" else ("float32", "float16", "bfloat16")
+    known = ("float32", "float16", "bfloat16")
     if name not in known:
         raise InvalidRequest("kv_cache_dtype", name, "is not known", f"use {', '.join(known)}")
     return _DTYPES[name]

@@ -24,7 +24,7 @@ from ramet.models.config import ModelConfig
 
 __all__ = ["KV_TYPES", "NativeForward"]
 
-KV_TYPES = {torch.float32: 0, torch.float16: 1}
+KV_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _EMBEDDING_TYPES = {torch.float32: 0, torch.float16: 1}
 _POINTER, _INT64 = ctypes.c_void_p, ctypes.c_int64
 

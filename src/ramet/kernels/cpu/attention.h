@@ -10,6 +10,10 @@
 //
 // and out = a / l. A block's (m_b, l_b, a_b) knows nothing of other blocks, so blocks may be computed
 // anywhere, by anyone, for any group of rows, as long as they are merged in order.
+//
+// With bfloat16 keys and values, on processors that multiply such pairs, q (scaled) and p_i are rounded to
+// bfloat16 as well, l_b sums the rounded p_i, and a multiply-add takes an even element and the next; elsewhere
+// they are widened and the above holds.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +22,7 @@
 
 namespace ramet {
 
-enum class KvType : int32_t { kFloat32 = 0, kFloat16 = 1 };
+enum class KvType : int32_t { kFloat32 = 0, kFloat16 = 1, kBfloat16 = 2 };
 
 // One layer: q and out are [rows, heads * head_dim] with `q_stride` and `out_stride` floats from row to
 // row; keys and values [slots, kv_heads, head_dim], contiguous, of `type`. `out` may be `q` itself: a

@@ -20,7 +20,7 @@ from ramet.kernels.plan import AttentionPlan, IntArray
 
 __all__ = ["NativePlan", "attention", "prepare"]
 
-_KV_TYPES = {torch.float32: 0, torch.float16: 1}
+_KV_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _ARGUMENTS = {
     "ramet_plan_new": ["int64", "void_p", "void_p", "void_p", "int64", "int64", "int64"],
     "ramet_plan_free": ["void_p"],
@@ -128,7 +128,7 @@ def _check(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, plan: Nati
     for name, pool in (("keys", keys), ("values", values)):
         if pool.dtype not in _KV_TYPES or pool.dtype != keys.dtype:
             raise InvalidRequest(
-                f"attention.{name}", pool.dtype, "is no dtype of KV here", "use float32 or float16"
+                f"attention.{name}", pool.dtype, "is no dtype of KV here", "use float32, float16 or bfloat16"
             )
         if pool.shape[1:] != (plan.num_kv_heads, plan.head_dim) or not pool.is_contiguous():
             raise InvalidRequest(

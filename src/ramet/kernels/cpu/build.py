@@ -46,10 +46,12 @@ class Level:
 
 _AVX2 = frozenset({"avx2", "fma", "f16c", "bmi2"})
 _AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"}
+_AVX512_FLAGS = ("-march=x86-64-v4", "-mavx512vnni")
 LEVELS: dict[str, Level] = {
     level.name: level
     for level in (
-        Level("avx512", ("-march=x86-64-v4", "-mavx512vnni"), _AVX512),
+        Level("avx512bf16", (*_AVX512_FLAGS, "-mavx512bf16"), _AVX512 | {"avx512_bf16"}),
+        Level("avx512", _AVX512_FLAGS, _AVX512),
         Level("avx2", ("-march=x86-64-v3",), _AVX2),
         Level("portable", (), frozenset()),
     )

@@ -14,6 +14,7 @@
 #include "parallel.h"
 #include "pointwise.h"
 #include "quantize.h"
+#include "simd.h"
 
 #if defined(__F16C__)
 #include <immintrin.h>
@@ -198,11 +199,17 @@ void norm_rows(Model& m, const float* x, int64_t rows, const float* weight, cons
 
 void write_kv(const Shape& c, void* pool, int64_t slot, const float* from) {
   const int64_t n = static_cast<int64_t>(c.num_kv_heads) * c.head_dim;
-  if (c.kv_type == static_cast<int32_t>(KvType::kFloat32)) {
-    std::memcpy(static_cast<float*>(pool) + slot * n, from, sizeof(float) * n);
-  } else {
-    uint16_t* to = static_cast<uint16_t*>(pool) + slot * n;
-    for (int64_t i = 0; i < n; ++i) to[i] = float_to_half(from[i]);
+  switch (static_cast<KvType>(c.kv_type)) {
+    case KvType::kFloat32:
+      std::memcpy(static_cast<float*>(pool) + slot * n, from, sizeof(float) * n);
+      return;
+    case KvType::kFloat16:
+      for (int64_t i = 0; i < n; ++i) (static_cast<uint16_t*>(pool) + slot * n)[i] = float_to_half(from[i]);
+      return;
+    case KvType::kBfloat16:
+      for (int64_t i = 0; i < n; ++i) {
+        (static_cast<simd::Bfloat*>(pool) + slot * n)[i] = simd::to_bfloat(from[i]);
+      }
   }
 }
 

@@ -6,7 +6,10 @@
 // register, which costs nothing beside the multiply-adds.
 #include "linear.h"
 
+#include <cstdlib>
 #include <cstring>
+#include <memory>
+#include <type_traits>
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -70,6 +73,8 @@ inline void store(float* y, Vector v) { std::memcpy(y, &v, sizeof v); }
 
 constexpr int kWidth = sizeof(Vector) / sizeof(float);
 constexpr int kStrip = kVectors * kWidth;  // columns of a tile: a panel or a part of one
+
+constexpr int64_t kWidenFrom = 3;  // tiles
 
 using Sums = float[kPanel];
 
@@ -157,6 +162,18 @@ void finish_row(const float* sums, const float* bias, int64_t count, bool add, f
   }
 }
 
+// A panel as floats, in memory of this thread: where several tiles read it, widening it once is cheaper.
+const float* widened(const uint16_t* panel, int64_t num_in) {
+  thread_local std::unique_ptr<float, decltype(&std::free)> memory{nullptr, &std::free};
+  thread_local int64_t size = 0;
+  if (size < num_in) {
+    memory.reset(static_cast<float*>(std::aligned_alloc(64, num_in * kPanel * sizeof(float))));
+    size = num_in;
+  }
+  for (int64_t i = 0; i < num_in * kPanel; i += kWidth) store(memory.get() + i, load(panel + i));
+  return memory.get();
+}
+
 template <typename Weight>
 void block_of(const Linear& layer, const Rows& x, const Block& block, float* y, int64_t y_stride,
               bool add) {
@@ -168,12 +185,20 @@ void block_of(const Linear& layer, const Rows& x, const Block& block, float* y, 
     const int64_t column = panel * kPanel;
     const float* bias = layer.bias == nullptr ? nullptr : layer.bias + column;
     const int64_t left = layer.out_features - column, count = left < kPanel ? left : kPanel;
+    const Weight* packed = weight + column * layer.in_features;
+    const float* wide = nullptr;
+    if constexpr (std::is_same_v<Weight, uint16_t>) {
+      if (tiles >= kWidenFrom) wide = widened(packed, layer.in_features);
+    }
     for (int64_t tile = 0; tile < tiles; ++tile) {  // even sizes: a tile of one row would starve
       const int64_t first = block.first_row + rows * tile / tiles;
       const int64_t last = block.first_row + rows * (tile + 1) / tiles;
-      const Tile<Weight> t{x.values + first * x.stride, x.stride, weight + column * layer.in_features,
-                           layer.in_features};
-      multiply_for<Weight>(last - first)(t, sums);
+      const float* from = x.values + first * x.stride;
+      if (wide != nullptr) {
+        multiply_for<float>(last - first)({from, x.stride, wide, layer.in_features}, sums);
+      } else {
+        multiply_for<Weight>(last - first)({from, x.stride, packed, layer.in_features}, sums);
+      }
       for (int64_t row = first; row < last; ++row) {
         finish_row(sums[row - first], bias, count, add, y + row * y_stride + column);
       }

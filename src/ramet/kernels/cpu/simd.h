@@ -29,7 +29,27 @@ struct Half {
   uint16_t bits;
 };
 
+// The upper half of a float as it lies in memory.
+struct Bfloat {
+  uint16_t bits;
+};
+
 inline float to_float(float x) { return x; }
+
+inline float to_float(Bfloat x) {
+  const uint32_t wide = static_cast<uint32_t>(x.bits) << 16;
+  float value;
+  std::memcpy(&value, &wide, 4);
+  return value;
+}
+
+// To nearest, ties to even; a NaN stays one. Loops over it become vectors.
+inline Bfloat to_bfloat(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  const uint32_t rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
+  return {static_cast<uint16_t>((bits & 0x7FFFFFFF) > 0x7F800000 ? bits >> 16 | 64 : rounded)};
+}
 
 inline float to_float(Half h) {
 #if defined(__F16C__)
@@ -67,6 +87,10 @@ constexpr int kWidth = 16;
 inline Vec load(const float* p) { return _mm512_loadu_ps(p); }
 inline Vec load(const Half* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+inline Vec load(const Bfloat* p) {
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
 }
 inline void store(float* p, Vec x) { _mm512_storeu_ps(p, x); }
 inline Vec broadcast(float x) { return _mm512_set1_ps(x); }
@@ -152,6 +176,17 @@ inline void transpose(const Half* const* rows, int64_t column, float* out, int64
   }
 }
 
+// Where the processor has no products of bfloat16: keys are widened first.
+inline void transpose(const Bfloat* const* rows, int64_t column, float* out, int64_t stride) {
+  alignas(64) float wide[16 * 16];
+  const float* wide_rows[16];
+  for (int i = 0; i < 16; ++i) {
+    store(wide + 16 * i, load(rows[i] + column));
+    wide_rows[i] = wide + 16 * i;
+  }
+  transpose(wide_rows, 0, out, stride);
+}
+
 #elif defined(__AVX2__)
 
 using Vec = __m256;
@@ -160,6 +195,10 @@ constexpr int kWidth = 8;
 inline Vec load(const float* p) { return _mm256_loadu_ps(p); }
 inline Vec load(const Half* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+inline Vec load(const Bfloat* p) {
+  const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
 }
 inline void store(float* p, Vec x) { _mm256_storeu_ps(p, x); }
 inline Vec broadcast(float x) { return _mm256_set1_ps(x); }
@@ -220,6 +259,9 @@ inline Vec load(const float* p) {
   Vec x;
   std::memcpy(&x, p, sizeof x);
   return x;
+}
+inline Vec load(const Bfloat* p) {
+  return Vec{to_float(p[0]), to_float(p[1]), to_float(p[2]), to_float(p[3])};
 }
 inline Vec load(const Half* p) {
   return Vec{to_float(p[0]), to_float(p[1]), to_float(p[2]), to_float(p[3])};
