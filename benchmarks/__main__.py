@@ -9,11 +9,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from benchmarks import run_workloads, shared_prefix
+from benchmarks import compare, run_workloads, shared_prefix
 
 # The first take no arguments; each of the others is given those that follow its name.
 PLAIN: dict[str, Callable[[], object]] = {"shared_prefix": shared_prefix.main}
-WITH_OPTIONS: dict[str, Callable[[list[str]], int]] = {"workloads": run_workloads.main}
+WITH_OPTIONS: dict[str, Callable[[list[str]], int]] = {
+    "workloads": run_workloads.main,
+    "compare": compare.main,
+}
 USUAL = ("shared_prefix", "workloads")
 
 

@@ -13,7 +13,7 @@ from benchmarks.workloads import WORKLOADS
 __all__ = ["parse"]
 
 # What `--full` changes: random weights in a real shape, in 8 bits, every switch.
-FULL = {"model": "135M-8k", "switches": "all", "scale": 1.0, "rounds": 2}
+FULL = {"model": "135M-8k", "switches": "all", "scale": 0.5, "rounds": 1}
 FULL_OPTIONS = {"quantization": "int8"}
 
 
@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--full",
         action="store_true",
-        help="random weights of 135M in 8 bits, all switches: minutes",
+        help="random weights of 135M in 8 bits, all switches: about a quarter of an hour",
     )
     add("--model", help=f"pocket (the default), a folder, or random weights: {', '.join(SHAPES)}")
     add("--only", metavar="NAMES", help="of workloads, with commas between (default: all)")

@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 
 __all__ = ["interleaved"]
 
-_REST = 0.015  # seconds before each turn: OpenMP's threads spin on for some milliseconds after a call
+_REST = (
+    0.015  # seconds before each turn: OpenMP's threads spin on for some milliseconds after a call
+)
 
 
 def interleaved(

@@ -200,7 +200,9 @@ def main(arguments: list[str] | None = None) -> int:
     rates = ", ".join(f"{kind} {rate:.0f} GOP/s" for kind, rate in peaks.compute.items())
     memory = f"{peaks.bandwidth:.1f} GB/s" if peaks.bandwidth else "not measured"
     print(f"machine: {describe()}\n{args.threads} threads; peak: {rates}; memory: {memory}")
-    print("          in x out  rows        us    GB/s    GOP/s floor   others: GOP/s (time / native)")
+    print(
+        "          in x out  rows        us    GB/s    GOP/s floor   others: GOP/s (time / native)"
+    )
     for model, kind in itertools.product(args.model, args.kind):
         for num_in, num_out in SHAPES[model]:
             for cell, times in measure(kind, num_in, num_out, args.rows, args.turns):

@@ -1,9 +1,10 @@
 """What a long prompt costs those who continue it, outside of the model.
 
-A program forks a prompt 64 ways and waits for all branches; then a chat of 200 turns. Language,
-tokenizer, scheduler and cache are the real ones, the model costs nothing. A fork of 32,000 tokens should
-cost what a fork of 100 tokens does, and the last turns of a chat what the first ones do. What has to
-grow: a memory compare with the tree, one copy of the ids and one of the slots per request.
+A program forks a prompt 64 ways and waits for all branches; then chats of 200 turns, in plain text and in
+role blocks. Language, tokenizer, scheduler and cache are the real ones, the model costs nothing. A fork
+of 32,000 tokens should cost what a fork of 100 tokens does, and the last turns of a chat what the first
+ones do. What has to grow: a memory compare with the tree, one copy of the ids and one of the slots per
+request; with role blocks also the rendering of the chat template, which sees every block.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ NUM_TURNS = 200
 ROUNDS = 7
 LENGTHS = (100, 32_000)
 HOW: dict[str, Any] = {"temperature": 0, "ignore_eos": True}
-WORDS = "the of and to in a is that for it as was with be by on not he his but at are this".split()
+SAID = "the of and to in a is that for it as was with be by on not he his but at are this"
 
 
 def free_engine() -> Engine:
@@ -45,7 +46,8 @@ def free_engine() -> Engine:
 
 def text_of(engine: Engine, num_tokens: int, seed: int) -> str:
     rng = random.Random(seed)
-    text = " ".join(rng.choice(WORDS) for _ in range(num_tokens))
+    words = SAID.split()
+    text = " ".join(rng.choice(words) for _ in range(num_tokens))
     return engine.tokenizer.decode(engine.tokenizer.encode(text)[:num_tokens])
 
 
@@ -66,12 +68,17 @@ def forked(s: Any, text: str, tag: str) -> float:
 
 
 @ramet.function
-def chat(s: Any) -> list[float]:
+def chat(s: Any, blocks: bool) -> list[float]:
+    """Seconds of each turn."""
     seconds = []
     for turn in range(NUM_TURNS):
         start = time.perf_counter()
-        s += ramet.user(f"In turn {turn} " + " ".join(WORDS))
-        s += ramet.assistant(ramet.gen("answer", max_tokens=32, **HOW))
+        said = f"In turn {turn} {SAID}"
+        answer = ramet.gen("answer", max_tokens=32, **HOW)
+        if blocks:
+            s += ramet.user(said) + ramet.assistant(answer)
+        else:
+            s += f"\nQ: {said}\nA:" + answer
         s["answer"]
         seconds.append(time.perf_counter() - start)
     return seconds
@@ -93,12 +100,14 @@ def main() -> None:
             print(f"{NUM_FORKS} forks of {n:6} tokens: {seconds * 1e3:7.2f} ms")
         short, long = best.values()
         print(f"ratio {long / short:.2f}; {(long - short) / NUM_FORKS * 1e6:.0f} us more per fork")
-        turns = chat.run(backend=engine).ret_value
-        early, late = statistics.median(turns[10:40]), statistics.median(turns[-30:])
-        print(
-            f"chat of {NUM_TURNS} turns: turns 10-40 {early * 1e3:.2f} ms, the last 30 "
-            f"{late * 1e3:.2f} ms, ratio {late / early:.2f}"
-        )
+        for blocks in (False, True):
+            turns = chat.run(blocks=blocks, backend=engine).ret_value
+            early, late = statistics.median(turns[10:40]), statistics.median(turns[-30:])
+            print(
+                f"chat of {NUM_TURNS} turns in {'role blocks' if blocks else 'plain text'}: "
+                f"turns 10-40 {early * 1e3:.2f} ms, the last 30 {late * 1e3:.2f} ms, "
+                f"ratio {late / early:.2f}"
+            )
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ class Measured:
     """One run. Times in seconds; `first_token` from a call to its first token, `program` from a program's
     beginning to its end; p95: the time that 95 % stay below. `hit_rate` counts what the model computed
     of prompts, announced prefixes too: 1 - computed prompt tokens / prompt tokens; `told_hit_rate` is
-    the engine's own count, which leaves those out."""
+    the engine's own count, which leaves those out. `guessed_tokens` are drafts (the rows of wrong ones are
+    in no other count)."""
 
     seconds: float
     programs: int
@@ -44,6 +45,8 @@ class Measured:
     told_hit_rate: float
     steps: int
     preemptions: int
+    guessed_tokens: int
+    rightly_guessed: int
     tokens_digest: str
 
 
@@ -107,6 +110,8 @@ def _measured(
         told_hit_rate=(after.num_cached_tokens - before.num_cached_tokens) / max(1, told),
         steps=after.num_steps - before.num_steps,
         preemptions=after.num_preemptions - before.num_preemptions,
+        guessed_tokens=after.num_draft_tokens - before.num_draft_tokens,
+        rightly_guessed=after.num_accepted_tokens - before.num_accepted_tokens,
         tokens_digest=_digest(trace),
     )
 

@@ -15,12 +15,20 @@ constexpr int kSums = 14;  // with two operands they fit in the 16 registers of 
 
 extern "C" {
 
-// Multiplications and additions in one iteration of peak_fp32 and peak_int8; 0: not known for this level.
+// Multiplications and additions in one iteration of peak_...; 0: this level has no such instruction.
 int64_t peak_fp32_operations() {
 #if defined(__AVX512F__)
   return kSums * 16 * 2;
 #elif defined(__AVX2__)
   return kSums * 8 * 2;
+#else
+  return 0;
+#endif
+}
+
+int64_t peak_bf16_operations() {
+#if defined(__AVX512BF16__)
+  return kSums * 32 * 2;
 #else
   return 0;
 #endif
@@ -59,6 +67,25 @@ float peak_fp32(int64_t iterations) {
   }
   float all = 0;
   for (auto& s : sum) all += _mm256_cvtss_f32(s);
+  return all;
+#else
+  return static_cast<float>(iterations);
+#endif
+}
+
+// Products of bfloat16, summed in pairs in fp32.
+float peak_bf16(int64_t iterations) {
+#if defined(__AVX512BF16__)
+  __m512 sum[kSums];
+  const __m512bh a = _mm512_cvtne2ps_pbh(_mm512_set1_ps(0.5f), _mm512_set1_ps(0.5f));
+  const __m512bh b = _mm512_cvtne2ps_pbh(_mm512_set1_ps(0.25f), _mm512_set1_ps(-0.5f));
+  for (auto& s : sum) s = _mm512_set1_ps(0.25f);
+  for (int64_t i = 0; i < iterations; ++i) {
+#pragma GCC unroll 16
+    for (int k = 0; k < kSums; ++k) sum[k] = _mm512_dpbf16_ps(sum[k], a, b);
+  }
+  float all = 0;
+  for (auto& s : sum) all += _mm512_reduce_add_ps(s);
   return all;
 #else
   return static_cast<float>(iterations);

@@ -26,11 +26,12 @@ __all__ = ["Peaks", "measure_peaks"]
 SOURCE = Path(__file__).with_suffix(".cpp")
 STREAM_BYTES = 256 << 20  # more than any cache holds
 _LINE = 64
+KINDS = {"fp32": ctypes.c_float, "bf16": ctypes.c_float, "int8": ctypes.c_int32}
 
 
 @dataclass(frozen=True, slots=True)
 class Peaks:
-    """`compute`: 10^9 operations per second on registers by "fp32" and "int8", as far as known.
+    """`compute`: 10^9 operations per second on registers by "fp32", "bf16" and "int8", as far as there are.
     `bandwidth`: 10^9 bytes per second read, or None."""
 
     compute: dict[str, float]
@@ -45,7 +46,7 @@ def measure_peaks(threads: int, seconds: float) -> Peaks:
         return Peaks({}, None)
     with ThreadPoolExecutor(threads, thread_name_prefix="peak") as pool:
         compute = {}
-        for kind in ("fp32", "int8"):
+        for kind in KINDS:
             each = getattr(library, f"peak_{kind}_operations")()
             if each:
                 compute[kind] = _rate(
@@ -95,7 +96,7 @@ def _together(pool: ThreadPoolExecutor, jobs: list[Callable[[], object]]) -> flo
 @functools.cache
 def _library() -> ctypes.CDLL:
     library = ctypes.CDLL(str(_compiled()))
-    for kind, result in (("fp32", ctypes.c_float), ("int8", ctypes.c_int32)):
+    for kind, result in KINDS.items():
         getattr(library, f"peak_{kind}_operations").restype = ctypes.c_int64
         function = getattr(library, f"peak_{kind}")
         function.argtypes, function.restype = [ctypes.c_int64], result

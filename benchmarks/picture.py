@@ -12,8 +12,8 @@ from typing import Any
 
 __all__ = ["plot"]
 
-_COLORS = ("#222222", "#d1495b", "#edae49", "#66a182", "#2e86ab", "#8d6a9f", "#a0a0a0")
-_MARKERS = "osD^vPX"
+_COLORS = ("#222222", "#d1495b", "#edae49", "#66a182", "#2e86ab", "#8d6a9f", "#7a5c3e", "#a0a0a0")
+_MARKERS = "osD^vP*X"
 
 
 def plot(data: dict[str, Any], path: Path) -> None:
@@ -52,9 +52,9 @@ def _hit_rates(axes: Any, rows: list[dict[str, Any]]) -> None:
     axes.plot(optima, places, "|", color="black", markersize=15, label="optimum of the trace")
     for place, row in zip(places, rows):
         share = row["switches"][first]["of_optimum"]
-        text = "nothing to share" if share is None else f"{100 * share:.1f} % of it"
+        text = "nothing to share" if share is None else f"{100 * share:.1f} % of optimum"
         axes.text(max(optima[place], 0) + 2, place, text, va="center", fontsize=8)
-    axes.set_xlim(0, 135)
+    axes.set_xlim(0, 160)
     axes.set_xticks(range(0, 101, 25))
     axes.set_title("prompt tokens not computed, %", fontsize=10)
     _legend(axes, 2)
@@ -72,7 +72,11 @@ def _switches(axes: Any, rows: list[dict[str, Any]]) -> None:
         axes.plot(times, places, marker, color=color, markersize=5, label=name)
     axes.set_xscale("log")
     axes.axvline(1, color="black", linewidth=0.8)
-    ticks = [t for t in (0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 20, 30, 50) if _inside(t, rows, names)]
+    ticks = [
+        t
+        for t in (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 20, 30, 50)
+        if _inside(t, rows, names)
+    ]
     axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
     axes.minorticks_off()
     axes.grid(axis="x", color="#dddddd", linewidth=0.6)
@@ -84,7 +88,7 @@ def _switches(axes: Any, rows: list[dict[str, Any]]) -> None:
 
 def _inside(tick: float, rows: list[dict[str, Any]], names: list[str]) -> bool:
     times = [row["switches"][name]["times_base"] for row in rows for name in names]
-    return min(times) * 0.9 <= tick <= max(times) * 1.1
+    return bool(min(times) * 0.9 <= tick <= max(times) * 1.1)
 
 
 def _floors(axes: Any, rows: list[dict[str, Any]]) -> None:
@@ -112,14 +116,14 @@ def _legend(axes: Any, columns: int) -> None:
 
 
 def _first(rows: list[dict[str, Any]]) -> str:
-    return next(iter(rows[0]["switches"]))
+    return str(next(iter(rows[0]["switches"])))
 
 
 def _conditions(data: dict[str, Any]) -> str:
     options = ", ".join(f"{name}={value}" for name, value in data["options"].items()) or "defaults"
     return (
-        f"{data['machine']}; model {Path(data['model']).name} ({options}); scale {data['scale']:g}, "
-        f"medians of {data['rounds']}"
+        f"{data['machine']}; model {Path(data['model']).name} ({options}); scale {data['scale']:g}; "
+        + (f"medians of {data['rounds']}" if data["rounds"] > 1 else "one run each")
     )
 
 

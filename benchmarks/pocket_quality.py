@@ -92,6 +92,7 @@ class Comparison:
 def judge(model: Through, tokenizer: Any, skill: str, count: int) -> dict[str, list[bool]]:
     """Line of the table -> right or wrong, per task."""
     groups = [probes(tokenizer, item) for item in sample(skill, count)]
+    groups = [group for group in groups if all(p.prompt for p in group)]  # an engine needs a token
     texts = iter(answers(model, tokenizer, [p for group in groups for p in group]))
     right = [all([p.right(next(texts)) for p in group]) for group in groups]
     chosen = [_chooses(model, tokenizer, g[-1]) for g in groups if g[-1].item.options]
@@ -130,7 +131,11 @@ def _row(line: str, base: list[bool], others: list[list[bool]]) -> str:
     for other in others:
         c = Comparison(base, other)
         right = 100 * sum(other) / len(other)
-        row += f"  {right:5.1f}% {c.points:+5.1f} ±{c.deviation:3.1f} (-{c.lost} +{c.gained})".rjust(32)
+        row += (
+            f"  {right:5.1f}% {c.points:+5.1f} ±{c.deviation:3.1f} (-{c.lost} +{c.gained})".rjust(
+                32
+            )
+        )
     return row
 
 

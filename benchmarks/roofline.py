@@ -3,7 +3,7 @@
 `measure` finds the machine's rates; `floor` divides what a trace needs (`optimum.Needs`) by them:
 
     compute = operations of the unique tokens' matrices / matrix rate
-            + operations of attention / fp32 matrix rate
+            + operations of attention / matrix rate in the form of the keys
     memory  = (passes that depend on one another x bytes of the weights
             + readings of keys and values by later passes + writing them once) / bandwidth
     floor   = max(compute, memory)
@@ -11,14 +11,14 @@
 An operation is a multiplication or an addition. Every token is computed once; a row of logits only where
 one is read. The matrix rate is that of the arithmetic units themselves (`peak`), or of the fastest matrix
 product that was measured if that is higher (without a compiler it is all there is). Norms, activations,
-sampling, the tokenizer and Python cost nothing here, so nothing reaches 1. Three things can make a figure
-fall below 1: weights or keys that fit the processor's caches are read faster than memory is, several
-tokens of a request from one pass (drafts), and attention in fewer bits than 32. Knows sizes and rates, no
-engine.
+sampling, the tokenizer and Python cost nothing here, so nothing reaches 1. Two things can make a figure
+fall below 1: weights or keys that fit the processor's caches are read faster than memory is, and several
+tokens of a request can come from one pass (drafts). Knows sizes and rates, no engine.
 """
 
 from __future__ import annotations
 
+import functools
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -33,10 +33,11 @@ __all__ = [
     "Floor",
     "Machine",
     "Sizes",
+    "best_of",
     "floor",
     "measure",
+    "now",
     "precision",
-    "with_bandwidth",
 ]
 
 BYTES_PER_WEIGHT = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0}
@@ -70,7 +71,7 @@ class Sizes(Protocol):
 class Machine:
     """10^9 operations, and bytes read, per second on `threads` threads.
 
-    - `peaks["fp32" | "int8"]`: of the arithmetic units, as far as known.
+    - `peaks["fp32" | "bf16" | "int8"]`: of the arithmetic units, as far as known.
     - `products[form of the weights][rows]`: of the fastest matrix product there is, with 1 row (weights
       from memory) and with many; `kernels`: which one that is at many rows.
     - `bandwidth`: of memory.
@@ -121,13 +122,16 @@ def precision(options: dict[str, Any]) -> str:
     return "fp32" if options.get("dtype") == "float32" else "fp16"
 
 
-def floor(needs: Needs, sizes: Sizes, machine: Machine, held: str, kv_bytes: float) -> Floor:
+def floor(
+    needs: Needs, sizes: Sizes, machine: Machine, held: str, kv_bytes: float, kv: str = "fp32"
+) -> Floor:
     """`held`: the form of the weights, a key of `BYTES_PER_WEIGHT`; `kv_bytes`: of one token's keys and
-    values in all layers."""
+    values in all layers; `kv`: their form. Only "bf16" is multiplied as it is, others in fp32."""
     layers, output = _weights(sizes)
     matrices = 2 * (needs.unique_tokens * layers + needs.logit_rows * output)
     attention = 4 * sizes.num_layers * sizes.num_heads * sizes.head_dim * needs.context_sum
-    compute = matrices / machine.rate(held) + attention / machine.rate("fp32")
+    rate = max(machine.rate("fp32"), machine.peaks.get(kv, 0.0) if kv == "bf16" else 0.0)
+    compute = matrices / machine.rate(held) + attention / rate
     weights = needs.passes * (layers + output) * BYTES_PER_WEIGHT[held]
     keys = (needs.kv_reads + needs.unique_tokens) * kv_bytes
     return Floor(compute / 1e9, (weights + keys) / machine.bandwidth / 1e9)
@@ -167,13 +171,19 @@ def measure(threads: int | None = None, seconds: float = _SECONDS) -> Machine:
         set_num_threads(before)
 
 
-def with_bandwidth(machine: Machine, seconds: float = _SECONDS) -> Machine:
-    """`machine` with the limits that it has now: those of memory above all change with whoever else uses
-    the same memory. Leaves out the matrix products."""
+def now(machine: Machine, seconds: float = _SECONDS) -> Machine:
+    """`machine` with the limits that it has now, but for the matrix products: that of memory above all
+    changes with whoever else uses the same memory."""
     peaks = measure_peaks(machine.threads, seconds)
     if peaks.bandwidth is None:
         return replace(machine, bandwidth=_torch_bandwidth(seconds))
     return replace(machine, bandwidth=peaks.bandwidth, peaks=peaks.compute)
+
+
+def best_of(a: Machine, b: Machine) -> Machine:
+    """The higher of each limit: what disturbed one measurement did not make the machine slower."""
+    peaks = {kind: max(rate, b.peaks.get(kind, 0.0)) for kind, rate in a.peaks.items()}
+    return replace(a, bandwidth=max(a.bandwidth, b.bandwidth), peaks=peaks)
 
 
 def _torch_bandwidth(seconds: float) -> float:
@@ -203,8 +213,8 @@ def _candidates(held: str) -> Iterator[tuple[str, Callable[[int], Callable[[], A
 
     packed = {"fp32": ("MklLinear", "TorchLinear"), "fp16": ("Fp16Linear",), "int8": ()}[held]
     for name in packed:
-        yield name, lambda rows, name=name: _linear(getattr(linear, name), rows)
-    yield "NativeLinear", lambda rows: _linear(_native(held), rows)
+        yield name, functools.partial(_linear, getattr(linear, name))
+    yield "NativeLinear", functools.partial(_linear, _native(held))
     if held == "int8":
         yield "torch._int_mm", _int_mm
 

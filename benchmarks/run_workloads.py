@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import sys
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ from benchmarks.machine import describe
 from benchmarks.one_run import Measured, run_once
 from benchmarks.optimum import Needs, needs
 from benchmarks.recorder import TracedCall
-from benchmarks.roofline import Machine, floor, measure, precision, with_bandwidth
+from benchmarks.roofline import Machine, best_of, floor, measure, now, precision
 from benchmarks.switches import Switch
 from benchmarks.weights import SHAPES, checkpoint
 from benchmarks.workloads import Load, Size, Words, Workload
@@ -114,16 +115,16 @@ def _measure(
 ) -> dict[str, Any]:
     runs: dict[str, list[Measured]] = {switch.name: [] for switch in given.switches}
     trace: list[TracedCall] = []
-    states = [with_bandwidth(machine, given.measure_seconds)]
+    before = now(machine, given.measure_seconds / 4)
     for number in range(given.rounds):
         # A B, B A, A B: a machine that slows down favours none of them.
         for switch in given.switches[:: 1 if number % 2 == 0 else -1]:
             measured, traced = run_once(engines.get(switch), load, switch)
             runs[switch.name].append(measured)
             trace = trace or traced
-    states.append(with_bandwidth(machine, given.measure_seconds))
-    best = max(states, key=lambda state: state.bandwidth)
-    return _row(workload, load, engines.get(given.switches[0]), best, runs, trace)
+    after = now(machine, given.measure_seconds / 4)
+    limits = best_of(before, after)
+    return _row(workload, load, engines.get(given.switches[0]), limits, runs, trace)
 
 
 def _slots(engine: Engine, load: Load, switch: Switch, share: float) -> int:
@@ -151,9 +152,12 @@ class _Engines:
 
 
 def _warm_up(engine: Engine) -> None:
-    """What a first call pays (threads, first touch of tables) is not the workload's."""
-    ids = [[3 + (i + j) % (engine.config.vocab_size - 3) for i in range(96)] for j in range(4)]
-    engine.generate(input_ids=ids, sampling_params={"max_new_tokens": 4, "temperature": 0})
+    """What a first call pays is not the workload's: threads, memory for steps of full size and for keys,
+    the tokenizer's memory of words."""
+    words, rng = Words(engine.tokenizer, engine.config.vocab_size), random.Random(0)
+    prompts = [words.text(rng, 64) for _ in range(32)]
+    sampling = {"max_new_tokens": 8, "temperature": 0, "ignore_eos": True}
+    engine.generate(prompts, sampling)
 
 
 # -- what is known of it -------------------------------------------------------------------------
@@ -181,7 +185,7 @@ def _row(
         "floor": least,
         "same_tokens": len({run.tokens_digest for all_ in runs.values() for run in all_}) == 1,
         "switches": {
-            name: _summary(measured, runs[base], least and least["seconds"], need)
+            name: _summary(measured, runs[base], None if least is None else least["seconds"], need)
             for name, measured in runs.items()
         },
     }
@@ -191,11 +195,15 @@ def _floor(need: Needs, engine: Engine, machine: Machine) -> dict[str, Any] | No
     """None on a device whose limits `roofline` does not measure."""
     if engine.options.device != "cpu":
         return None
-    kv_bytes = float(engine.host.call(lambda core: core.runner.model.kv_bytes_per_slot))
+    kv_bytes, kv_dtype = engine.host.call(
+        lambda core: (core.runner.kv.bytes_per_slot, core.runner.kv.dtype)
+    )
     held = precision(engine.options.to_dict())
-    least = floor(need, engine.config, machine, held, kv_bytes)
+    kv = "bf16" if "bfloat16" in str(kv_dtype) else "fp32"
+    least = floor(need, engine.config, machine, held, kv_bytes, kv)
+    forms = {"held": held, "kv_bytes": kv_bytes, "kv": str(kv_dtype).removeprefix("torch.")}
     rates = {"matrix_rate": machine.rate(held), "bandwidth": machine.bandwidth}
-    return {**asdict(least), "seconds": least.seconds, "held": held, "kv_bytes": kv_bytes, **rates}
+    return {**asdict(least), "seconds": least.seconds, **forms, **rates}
 
 
 def _summary(

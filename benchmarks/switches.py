@@ -1,4 +1,4 @@
-"""What can be turned off, to see what it is worth: the ablations of Zheng et al., figure 8c.
+"""What can be turned off, to see what it is worth: the ablations of Zheng et al., figure 8c, and drafts.
 
 A switch is options of the engine, or a way to hand programs in; each differs from `full` in one thing.
 """
@@ -34,6 +34,7 @@ SWITCHES: dict[str, Switch] = {
         Switch("random", "random order of service", {"schedule_policy": "random"}),
         Switch("no_hint", "forks are not announced", hints=False),
         Switch("serial", "branches of a program one after the other", serial=True),
+        Switch("no_drafts", "next tokens are not guessed", {"drafts": False}),
         Switch("one_by_one", "programs one after the other", one_by_one=True),
     )
 }

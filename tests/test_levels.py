@@ -105,7 +105,14 @@ ROOMS = (
     *(
         Room(
             name,
-            (*LEVEL_0, *LOCAL, "ramet.engine", "ramet.engine.assemble", "ramet.pocket"),
+            (
+                *LEVEL_0,
+                *LOCAL,
+                "ramet.engine",
+                "ramet.engine.assemble",
+                "ramet.kernels.plan",
+                "ramet.pocket",
+            ),
             ("numpy",),
         )
         for name in LOCAL

@@ -104,14 +104,9 @@ class LlamaCpp:
         """Every run brings tokens that the server has not seen; slots hold nothing else."""
 
     def about(self) -> dict[str, Any]:
-        version = subprocess.run(
-            [self._server.args[0], "--version"],  # type: ignore[index]
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        lines = (version.stdout + version.stderr).strip().splitlines()
-        return {"version": lines[0] if lines else "unknown", **self._options}
+        noted = home() / "llamacpp" / "VERSION"  # by the script that built it
+        version = noted.read_text().strip() if noted.is_file() else "unknown"
+        return {"version": version, **self._options}
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["home", "kept", "read_config", "read_tensors", "round_rows"]
+__all__ = ["gibibytes", "home", "kept", "kv_bytes", "read_config", "read_tensors", "round_rows"]
 
 
 def home() -> Path:
@@ -51,6 +51,19 @@ def kept(model: Path, form: str, make: Callable[[Path], None]) -> Path:
 def read_config(model: Path) -> dict[str, Any]:
     config: dict[str, Any] = json.loads((model / "config.json").read_text())
     return config
+
+
+def kv_bytes(config: dict[str, Any], each: int) -> int:
+    """Of one token's keys and values in all layers, with `each` bytes per number."""
+    heads = config["num_attention_heads"]
+    head_dim = config.get("head_dim") or config["hidden_size"] // heads
+    kv_heads = config.get("num_key_value_heads") or heads
+    return int(2 * config["num_hidden_layers"] * kv_heads * head_dim * each)
+
+
+def gibibytes(count: int) -> int:
+    """Whole ones that hold `count` bytes."""
+    return -(-count // 2**30)
 
 
 def read_tensors(model: Path) -> dict[str, npt.NDArray[Any]]:

@@ -8,7 +8,8 @@ with "do", answered by one object each with "ok":
 - load: model, precision ("int8" or "fp32"), threads, options, capacity (tokens that must fit in the
   cache, and requests at once) -> seconds, about (versions and settings)
 - run: workload, parameters, vocab, seed -> seconds, waves (seconds of each), first (seconds from the
-  submission of a call to its first token, or null), tokens (generated per call)
+  submission of a call to its first token, or null), tokens (generated per call), heads (the first token
+  of each call of the first wave, which every engine is given the same prompts in)
 - quit
 
 Loading, conversion and building the workload are outside every timing. Knows the protocol and the clock;
@@ -101,7 +102,8 @@ def run_waves(
     if (lengths := list(map(len, answers))) != wanted:
         wrong = next(i for i, pair in enumerate(zip(lengths, wanted)) if pair[0] != pair[1])
         raise RuntimeError(f"call {wrong} gave {lengths[wrong]} tokens, asked for {wanted[wrong]}")
-    return {"seconds": total, "waves": seconds, "first": first, "tokens": lengths}
+    heads = [ids[0] for ids in answers[: len(waves[0])]]
+    return {"seconds": total, "waves": seconds, "first": first, "tokens": lengths, "heads": heads}
 
 
 def answer_lines(load: Callable[[Settings], Engine], lines: TextIO, reply: TextIO) -> None:

@@ -4,6 +4,7 @@ are what a hand would compute."""
 from __future__ import annotations
 
 import json
+import re
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -211,6 +212,21 @@ def test_floor_grows_with_every_need(more: str) -> None:
     assert found.memory >= least.memory
 
 
+def test_attention_counts_in_the_form_of_the_keys() -> None:
+    """bfloat16 keys are multiplied as they are where the machine can, others in fp32."""
+    fast = replace(MACHINE, peaks={**MACHINE.peaks, "bf16": 200.0})
+    found = {
+        (kv, machine.peaks.get("bf16")): roofline.floor(
+            NEEDS, SIZES, machine, "fp16", 96, kv
+        ).compute
+        for kv in ("fp32", "bf16")
+        for machine in (MACHINE, fast)
+    }
+    assert found["bf16", None] == found["fp32", None] == found["fp32", 200.0]
+    attention = 4 * 3 * 8 * 1000 / 100e9
+    assert found["bf16", 200.0] == pytest.approx(found["fp32", 200.0] - attention / 2)
+
+
 def test_fewer_bits_lower_the_floor() -> None:
     floors = [roofline.floor(NEEDS, SIZES, MACHINE, held, 96) for held in ("fp32", "fp16", "int8")]
     assert floors[0].memory > floors[1].memory > floors[2].memory
@@ -241,9 +257,12 @@ def test_the_machine_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     for held in ("fp32", "fp16"):
         assert machine.products[held][512] > machine.products[held][1] > 0
         assert machine.kernels[held].endswith("Linear")
-    now = roofline.with_bandwidth(machine, seconds=0.002)
+    now = roofline.now(machine, seconds=0.002)
     assert now.products == machine.products
     assert now.bandwidth > 0.1
+    best = roofline.best_of(machine, now)
+    assert best.bandwidth == max(machine.bandwidth, now.bandwidth)
+    assert all(best.peaks[kind] == max(machine.peaks[kind], now.peaks[kind]) for kind in best.peaks)
 
 
 def test_units_are_faster_in_fewer_bits_and_with_more_time_for_more_work() -> None:
@@ -279,7 +298,7 @@ def test_a_workload_runs_and_shares_all_it_can(name: str, engine: Engine, words:
     need = needs(trace, load.concurrency)
     assert measured.programs == len(load.items)
     assert measured.prompt_tokens == need.prompt_tokens
-    assert measured.steps >= need.passes
+    assert measured.steps + measured.rightly_guessed >= need.passes
     assert measured.computed_tokens >= need.unique_tokens
     # A call whose whole prompt is in the tree computes its last row again.
     assert measured.hit_rate <= need.optimal_hit_rate + 1e-9
@@ -359,7 +378,7 @@ def test_the_command_writes_a_table_and_json(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(run_workloads, "measure", lambda *_: MACHINE)
-    monkeypatch.setattr(run_workloads, "with_bandwidth", lambda machine, _: machine)
+    monkeypatch.setattr(run_workloads, "now", lambda machine, _: machine)
     out = tmp_path / "out.json"
     few = ["--only", "mmlu,chat_short", "--scale", "0.1", "--lengths", "0.05", "--rounds", "2"]
     options = ["--options", "max_cache_tokens=4096", "schedule_policy=fcfs"]
@@ -378,7 +397,9 @@ def test_the_command_writes_a_table_and_json(
             full["seconds"] / row["floor"]["seconds"], rel=1e-3
         )
         assert without["hit_rate"] == pytest.approx(0)
-        assert report.lines(row) in table
+        for name, figures in row["switches"].items():
+            counts = rf"{figures['computed_tokens']:.0f} +{row['needs']['unique_tokens']} "
+            assert re.search(rf"(?m)^{row['workload']} +{name} .* {counts}", table)
 
 
 def test_runs_that_differ_are_told() -> None:
@@ -470,7 +491,7 @@ def test_little_memory_is_a_share_of_what_the_workload_fills(
     folder: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(run_workloads, "measure", lambda *_: MACHINE)
-    monkeypatch.setattr(run_workloads, "with_bandwidth", lambda machine, _: machine)
+    monkeypatch.setattr(run_workloads, "now", lambda machine, _: machine)
     out = tmp_path / "out.json"
     few = ["--only", "mmlu", "--scale", "0.3", "--lengths", "0.05", "--switches", "full,random"]
     assert (

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ramet.engine.drafts import Drafts
 from ramet.engine.loop import EngineCore
 from ramet.engine.request import LogprobOptions, Request
 from ramet.engine.runner import ModelRunner
@@ -27,16 +28,18 @@ class ExactWorld:
         self.vocab = model.config.vocab_size
         self.texts: list[list[int]] = [[]]
         self.requests: list[Request] = []
-        self.slots = self.rng.choice([220, 300, 900]) * scale
+        self.slots = self.rng.choice([160, 220, 900]) * scale
         self.scale = scale
         self.num_tokens = 0
-        self.num_preemptions = 0
+        self.num_preemptions = self.num_draft_tokens = self.num_accepted_tokens = 0
 
     def arrive(self, core: EngineCore) -> None:
         rng = self.rng
         base = rng.choice(self.texts)
         kept = rng.randint(0, len(base))
         tail = rng.choice([1, 5, 40, 70, 130]) * self.scale
+        if rng.random() < 0.3:
+            kept, tail = len(base), 3
         prompt = base[:kept] + [rng.randrange(self.vocab) for _ in range(rng.randint(1, tail))]
         prompt = prompt[: self.slots * 2 // 3]
         self.texts.append(prompt)
@@ -52,6 +55,8 @@ class ExactWorld:
             temperature=rng.choice([0.0, 0.0, 1.0]),
             top_p=rng.choice([1.0, 0.8]),
             frequency_penalty=rng.choice([0.0, 0.0, 0.7]),
+            # Few different tokens, so that what follows a few of them can be guessed now and then.
+            logit_bias=tuple((t, 100.0) for t in range(3)) if rng.random() < 0.5 else (),
         )
         return Request(
             rid=rid,
@@ -62,7 +67,9 @@ class ExactWorld:
             logprobs=LogprobOptions(output=True, top=2, prompt_start=rng.choice([None, None, 0])),
         )
 
-    def core(self, slots: int, limits: Limits, policy: str = "lpm") -> EngineCore:
+    def core(
+        self, slots: int, limits: Limits, policy: str = "lpm", drafts: Drafts | None = None
+    ) -> EngineCore:
         return EngineCore(
             ModelRunner(self.model, self.model.make_kv_pool(slots)),
             num_slots=slots,
@@ -70,6 +77,7 @@ class ExactWorld:
             clock=VirtualClock(),
             limits=limits,
             policy=policy,  # type: ignore[arg-type]
+            drafts=drafts,
         )
 
     def run(self) -> None:
@@ -80,8 +88,9 @@ class ExactWorld:
                 max_step_tokens=rng.choice([7, 33, 64, 1000]), max_running=rng.choice([2, 6, 50])
             ),
             rng.choice(["lpm", "fcfs", "random"]),
+            Drafts() if rng.random() < 0.7 else None,
         )
-        arrivals = rng.randint(2, 12)
+        arrivals = rng.randint(4, 14)
         while arrivals or core.has_work:
             if arrivals and rng.random() < 0.5:
                 self.arrive(core)
@@ -91,6 +100,8 @@ class ExactWorld:
                 if request.finished and rng.random() < 0.3:
                     self.texts.append([int(t) for t in request.known])
         self.num_preemptions = core.stats().num_preemptions
+        self.num_draft_tokens = core.stats().num_draft_tokens
+        self.num_accepted_tokens = core.stats().num_accepted_tokens
         self.num_tokens = sum(len(r.known) for r in self.requests)
         for request in self.requests:
             self.compare(request)

@@ -97,9 +97,10 @@ def test_it_compiles_once(
 ) -> None:
     path = build(PORTABLE)
     sources = sorted(p.name for p in building.SOURCES.glob("*.cpp"))
-    assert sorted(
-        name for call in compiler.calls for name in sources if f"/{name} " in call
-    ) == sources, "each source on its own"
+    assert (
+        sorted(name for call in compiler.calls for name in sources if f"/{name} " in call)
+        == sources
+    ), "each source on its own"
     assert len(compiler.calls) == len(sources) + 1
     assert capsys.readouterr().err.count("compiling the CPU kernels") == 1
     assert [p.name for p in cache.iterdir()] == [path.name], "something was left behind"
@@ -295,7 +296,9 @@ def test_what_needs_the_library_is_refused_with_the_reason(tmp_path: Path) -> No
     folder = make_checkpoint("llama", tmp_path / "model")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with pytest.raises(InvalidRequest, match=r"^exact: True needs .*there is no C\+\+ compiler"):
+        with pytest.raises(
+            InvalidRequest, match=r"^exact: True needs .*there is no C\+\+ compiler"
+        ):
             load_model(folder, native=True)
         with pytest.raises(InvalidRequest, match=r"^quantization: 'int8' does not run without the"):
             load_model(folder, quantization="int8")

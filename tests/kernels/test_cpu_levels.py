@@ -33,7 +33,17 @@ def test_level(level: str) -> None:
     missing = LEVELS[level].needs - _processor_flags()
     if missing:
         pytest.skip(f"this processor has no {', '.join(sorted(missing))}")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *FILES]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        *FILES,
+    ]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     done = subprocess.run(
         command,

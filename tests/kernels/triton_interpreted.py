@@ -145,7 +145,7 @@ def test_an_engine_gives_the_same_bits_whatever_is_shared(
     the kernel's place this fails."""
     small = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
     folder = make_checkpoint("llama", tmp_path, head_dim=16, **small)
-    world = ExactWorld(model_with(kernel, folder, monkeypatch), seed=8)
+    world = ExactWorld(model_with(kernel, folder, monkeypatch), seed=18)
     world.run()
     assert world.num_tokens > 300
 

@@ -31,13 +31,22 @@ if why_not() is not None:
 KINDS: dict[str, dict[str, Any]] = {
     "fp32": {"dtype": "float32"},
     "fp16": {},
-    "int8": {"quantization": "int8"},
+    "int8": {"quantization": "int8", "kv_dtype": "float32"},
+    "int8, bf16 KV": {"quantization": "int8", "kv_dtype": "bfloat16"},
     "fp16 KV": {"dtype": "float32", "kv_dtype": "float16"},
     "bf16 KV": {"dtype": "float32", "kv_dtype": "bfloat16"},
 }
-# How far log-probabilities may be from the slow twin's, which multiplies by the same matrices. A number that
-# lies between two of 8 bits, or of 16 where keys and values are that, may be rounded either way.
-NEAR = {"fp32": 1e-4, "fp16": 1e-4, "int8": 0.15, "fp16 KV": 5e-3, "bf16 KV": 0.05}
+# How far log-probabilities may be from the slow twin's, which multiplies by the same matrices: at most, and on
+# average. A number that lies between two of 8 bits, or of 16 where keys and values are that, may be rounded
+# either way; with bfloat16, queries and weights may be rounded as well.
+NEAR = {
+    "fp32": (1e-4, 1e-5),
+    "fp16": (1e-4, 1e-5),
+    "int8": (0.2, 2e-3),
+    "int8, bf16 KV": (0.8, 0.1),
+    "fp16 KV": (5e-3, 1e-4),
+    "bf16 KV": (0.15, 0.01),
+}
 IDS = np.random.default_rng(3).integers(0, 640, 150).tolist()
 SLOTS = np.random.default_rng(4).permutation(256).tolist()
 
@@ -65,6 +74,11 @@ def slow_twin(decoder: Decoder) -> Decoder:
     )
 
 
+def check_near(a: torch.Tensor, b: torch.Tensor, kind: str) -> None:
+    distance = (a.float() - b.float()).abs()
+    assert (distance.max() <= NEAR[kind][0], distance.mean() <= NEAR[kind][1]) == (True, True)
+
+
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.shape == b.shape and torch.equal(a.view(torch.int32), b.view(torch.int32))
 
@@ -83,12 +97,10 @@ def test_it_gives_what_the_slow_twin_gives(family: str, kind: str, tmp_path: Pat
             (IDS[110:115], 0, SLOTS[130:135]),
         ],
     ):
-        a, b = got(*segments), want(*segments)
-        assert (a - b).abs().max() <= NEAR[kind]
+        check_near(got(*segments), want(*segments), kind)
         for layer in range(fast.config.num_layers):
-            torch.testing.assert_close(
-                got.kv.keys(layer), want.kv.keys(layer), rtol=0, atol=NEAR[kind]
-            )
+            check_near(got.kv.keys(layer), want.kv.keys(layer), kind)
+            check_near(got.kv.values(layer), want.kv.values(layer), kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -104,7 +116,7 @@ def test_it_gives_what_the_slow_twin_gives(family: str, kind: str, tmp_path: Pat
 def test_odd_sizes(sizes: dict[str, Any], kind: str, tmp_path: Path) -> None:
     fast = load("llama", tmp_path, kind, **sizes)
     a, b = (Run(d)((IDS[:70], 0, SLOTS[:70])) for d in (fast, slow_twin(fast)))
-    assert (a - b).abs().max() <= NEAR[kind]
+    check_near(a, b, kind)
 
 
 # -- bits ----------------------------------------------------------------------------------------
@@ -146,7 +158,7 @@ def test_keys_and_values_do_not_depend_on_chunks_or_threads(
             assert torch.equal(kv.values(layer), whole.values(layer))
 
 
-@pytest.mark.parametrize("kind", ["fp16", "int8"])
+@pytest.mark.parametrize("kind", ["fp16", "int8", "int8, bf16 KV"])
 def test_more_rows_than_are_computed_at_once(kind: str, tmp_path: Path) -> None:
     """A prompt of 700 tokens in one pass, and in passes of 100."""
     decoder = load("llama", tmp_path, kind, max_position_embeddings=1024)
@@ -159,9 +171,7 @@ def test_more_rows_than_are_computed_at_once(kind: str, tmp_path: Path) -> None:
         for first in range(0, 700, step):
             rows = np.arange(first, first + step)
             plan = AttentionPlan(np.array([0, step]), np.array([first]), (path[: first + step],))
-            pieces.append(
-                decoder.forward(ids[rows], rows, path[rows], plan, np.arange(step), kv)
-            )
+            pieces.append(decoder.forward(ids[rows], rows, path[rows], plan, np.arange(step), kv))
         results.append(torch.cat(pieces))
     assert same_bits(*results)
 

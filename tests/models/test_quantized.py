@@ -68,7 +68,10 @@ def test_saved_and_loaded_it_has_the_same_bits(
     assert same_bits(logprobs(target), want)
     assert same_bits(logprobs(target, quantization="int8"), want)
     assert {m.kind for m in linears(target)} == {"int8"}
-    assert load_model(target).num_weight_bytes == load_model(source, quantization="int8").num_weight_bytes
+    assert (
+        load_model(target).num_weight_bytes
+        == load_model(source, quantization="int8").num_weight_bytes
+    )
     assert not same_bits(want, logprobs(source))
 
 
@@ -137,9 +140,7 @@ def test_the_engine_gives_the_same_answers(tmp_path: Path) -> None:
                 sampling_params={"max_new_tokens": 12, "temperature": 0, "ignore_eos": True},
                 return_logprob=True,
             )
-        answers.append(
-            [(f["output_ids"], f["meta_info"]["output_token_logprobs"]) for f in found]
-        )
+        answers.append([(f["output_ids"], f["meta_info"]["output_token_logprobs"]) for f in found])
     assert answers[0] == answers[1]
 
 

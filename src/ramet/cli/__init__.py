@@ -7,6 +7,8 @@ before a command needs it.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -166,6 +168,48 @@ def quantize(
         quantize_checkpoint(model, target)
 
 
+@app.command()
+def bench(
+    model: Annotated[
+        str, typer.Argument(help='A checkpoint folder, or "pocket", the embedded model.')
+    ] = "pocket",
+    requests: Annotated[int, typer.Option(help="Requests at once.")] = 64,
+    shared: Annotated[int, typer.Option(help="Prompt tokens that all of them share.")] = 512,
+    own: Annotated[int, typer.Option(help="Prompt tokens of each.")] = 64,
+    out: Annotated[int, typer.Option(help="New tokens of each.")] = 16,
+    rounds: Annotated[int, typer.Option(help="Figures are medians of so many.")] = 3,
+    device: Device = None,
+    dtype: Dtype = None,
+    quantization: Quantization = None,
+    json_file: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write the figures there, too.")
+    ] = None,
+    workloads: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help='The paper\'s workloads instead: "all", or names with commas between (in a checkout).',
+        ),
+    ] = None,
+) -> None:
+    """Measure a model: requests that share a prefix (cold, then cached), requests that share nothing,
+    and one stream."""
+    from ramet.cli.bench import BenchOptions, run_workloads
+    from ramet.cli.bench import bench as run_bench
+    from ramet.cli.model import open_engine
+
+    engine_options = {"device": device, "dtype": dtype, "quantization": quantization}
+    with _exit_codes():
+        if workloads is not None:
+            raise typer.Exit(run_workloads(workloads, model, engine_options, json_file))
+        options = BenchOptions(requests=requests, shared=shared, own=own, out=out, rounds=rounds)
+        with open_engine(model, **engine_options) as engine:
+            run_bench(engine, options, json_file)
+
+
 def main() -> None:
     """The entry point."""
+    # The interpreter's last collection looks at every object that torch made, 0.3 s to free nothing that
+    # the end of the process does not free: what is there by then is exempt.
+    atexit.register(gc.freeze)
     app()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from ramet.engine.drafts import Drafts
 from ramet.engine.loop import EngineCore
 from ramet.engine.options import EngineOptions
 from ramet.engine.runner import ModelRunner
@@ -65,6 +66,7 @@ def assemble(path: Path, options: EngineOptions) -> tuple[EngineCore, Tokenizer,
         max_overtaken=options.max_overtaken,
         audit_every_step=options.audit,
         seed=options.seed or 0,
+        drafts=Drafts() if _drafts(model, options) else None,
     )
     return core, tokenizer, model
 
@@ -76,6 +78,11 @@ def _check_exact(model: Decoder, options: EngineOptions) -> None:
         raise InvalidRequest(
             "exact", True, f"does not hold on {options.device}", "leave the option out"
         )
+
+
+def _drafts(model: Decoder, options: EngineOptions) -> bool:
+    """A guess is verified in a step of several rows; unless rows are exact, that could change a bit."""
+    return model.native is not None if options.drafts is None else options.drafts
 
 
 def _default_slots(model: Decoder, options: EngineOptions) -> int:

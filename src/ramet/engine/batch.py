@@ -21,12 +21,14 @@ __all__ = ["Batch", "SampleQuery", "ScoreQuery", "Segment", "build_batch"]
 
 class Segment(NamedTuple):
     """Rows for positions `start` .. `stop` of one request. With `scratch` the KV of these positions is
-    in the tree already and only their logits are wanted: the rows' own keys and values are dropped."""
+    in the tree already and only their logits are wanted: the rows' own keys and values are dropped.
+    `draft`: the tokens of the last positions, where they are guessed and not yet known."""
 
     request: Request
     start: int
     stop: int
     scratch: bool
+    draft: IntArray | None = None
 
     @property
     def num_rows(self) -> int:
@@ -34,10 +36,12 @@ class Segment(NamedTuple):
 
 
 class SampleQuery(NamedTuple):
-    """The next token of `request` is to be drawn from logits row `logits_index`."""
+    """The next token of `request` is to be drawn from logits row `logits_index`: the next after what is
+    known and the guessed tokens `draft`, so it counts only if the model says those too."""
 
     request: Request
     logits_index: int
+    draft: tuple[int, ...] = ()
 
 
 class ScoreQuery(NamedTuple):
@@ -72,12 +76,13 @@ class Batch:
 
 class Wanted(NamedTuple):
     """Logits of positions `start` .. `stop` of a request, to score the tokens after them or (`sample`)
-    to draw the next token."""
+    to draw the next token: after the last known one and after each token of `draft`."""
 
     request: Request
     start: int
     stop: int
     sample: bool
+    draft: tuple[int, ...] = ()
 
 
 def build_batch(
@@ -87,23 +92,28 @@ def build_batch(
     row_of_slot: IntArray,
     scratch_slot: int,
 ) -> Batch:
-    """`segments` in depth-first order. Rows are found by the slot of their token: whoever wants the
-    logits at a slot reads the row that computes that slot's token in this batch. `row_of_slot` is scratch
-    memory, int64 [slots]: entries of slots that are no row of this batch mean nothing."""
-    counts = np.array([s.stop - s.start for s in segments], np.int64)
-    row_starts = np.zeros(len(segments) + 1, np.int64)
-    np.cumsum(counts, out=row_starts[1:])
-    first = np.array([s.start for s in segments], np.int64)
+    """`segments`, none of them empty, in depth-first order. Rows are found by the slot of their token:
+    whoever wants the logits at a slot reads the row that computes that slot's token in this batch.
+    `row_of_slot` is scratch memory, int64 [slots]: entries of slots that are no row of this batch mean
+    nothing."""
     paths = tuple([_path(s.request)[: s.stop] for s in segments])
     own = _concat([path[s.start :] for path, s in zip(paths, segments)])
-    rows = np.arange(len(own))
-    row_of_slot[own] = rows
+    rows = np.arange(own.size + 1)
+    first = np.array([s.start for s in segments], np.int64)
+    if own.size == len(segments):  # a row each, as in most steps
+        row_starts, positions = rows, first
+    else:
+        counts = np.array([s.stop - s.start for s in segments], np.int64)
+        row_starts = np.zeros(len(segments) + 1, np.int64)
+        np.cumsum(counts, out=row_starts[1:])
+        positions = np.repeat(first - row_starts[:-1], counts) + rows[:-1]
+    row_of_slot[own] = rows[:-1]
     logit_rows, samples, scores = _queries(wanted, row_of_slot)
     return Batch(
         segments=tuple(segments),
-        token_ids=_concat([s.request.known[s.start : s.stop] for s in segments]),
-        positions=np.repeat(first - row_starts[:-1], counts) + rows,
-        out_slots=_where_to(segments, own, counts, scratch_slot),
+        token_ids=_concat(_tokens(segments)),
+        positions=positions,
+        out_slots=_where_to(segments, own, row_starts, scratch_slot),
         plan=AttentionPlan(row_starts, first, paths),
         logit_rows=logit_rows,
         samples=samples,
@@ -113,11 +123,13 @@ def build_batch(
 
 
 def _where_to(
-    segments: Sequence[Segment], own: IntArray, counts: IntArray, scratch_slot: int
+    segments: Sequence[Segment], own: IntArray, row_starts: IntArray, scratch_slot: int
 ) -> IntArray:
     """The slot that each row writes."""
     scratch = [s.scratch for s in segments]
-    return np.where(np.repeat(scratch, counts), scratch_slot, own) if any(scratch) else own
+    if not any(scratch):
+        return own
+    return np.where(np.repeat(scratch, np.diff(row_starts)), scratch_slot, own)
 
 
 def _queries(
@@ -125,7 +137,8 @@ def _queries(
 ) -> tuple[IntArray, tuple[SampleQuery, ...], tuple[ScoreQuery, ...]]:
     slots = _concat([_path(w.request)[w.start : w.stop] for w in wanted])
     logit_rows = row_of_slot[slots]
-    if (logit_rows[1:] > logit_rows[:-1]).all():  # each row is wanted once, in order
+    # Mostly each row is wanted once, in order.
+    if logit_rows.size == 1 or (logit_rows[1:] > logit_rows[:-1]).all():
         indices = np.arange(logit_rows.size)
     else:
         logit_rows, indices = np.unique(logit_rows, return_inverse=True)
@@ -133,14 +146,25 @@ def _queries(
     scores: list[ScoreQuery] = []
     at = 0
     places = indices.tolist()
-    for request, start, stop, sample in wanted:
+    for request, start, stop, sample, draft in wanted:
         if sample:
             samples.append(SampleQuery(request, places[at]))
+            for n in range(1, len(draft) + 1):
+                samples.append(SampleQuery(request, places[at + n], draft[:n]))
         else:
             mine = indices[at : at + stop - start].astype(np.int64)
             scores.append(ScoreQuery(request, start + 1, mine))
         at += stop - start
     return logit_rows, tuple(samples), tuple(scores)
+
+
+def _tokens(segments: Sequence[Segment]) -> list[IntArray]:
+    tokens: list[IntArray] = []
+    for request, start, stop, _, draft in segments:
+        tokens.append(request.known[start:stop])
+        if draft is not None:
+            tokens.append(draft)
+    return tokens
 
 
 def _path(request: Request) -> IntArray:

@@ -7,8 +7,9 @@ most, never the loop.
 
 from __future__ import annotations
 
+import itertools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,7 +17,8 @@ from ramet.cache.audit import AuditError, audit
 from ramet.cache.repair import repair
 from ramet.cache.slots import SlotPool
 from ramet.cache.tree import RadixTree
-from ramet.engine.batch import Batch
+from ramet.engine.batch import Batch, SampleQuery
+from ramet.engine.drafts import Drafts
 from ramet.engine.policy import PolicyName, WaitingQueue
 from ramet.engine.request import Request, ScoredToken
 from ramet.engine.schedule import Limits, Scheduler
@@ -60,12 +62,14 @@ class EngineCore:
         max_overtaken: int = 64,
         audit_every_step: bool = False,
         seed: int = 0,
+        drafts: Drafts | None = None,
     ) -> None:
         self.runner, self.clock, self.max_context = runner, clock, max_context
         self.slots = SlotPool(num_slots)
         self.tree = RadixTree(self.slots)
         queue = WaitingQueue(policy, max_overtaken, seed)
-        self.scheduler = Scheduler(self.tree, self.slots, queue, limits)
+        self.scheduler = Scheduler(self.tree, self.slots, queue, limits, drafts)
+        self.drafts = drafts
         self.audit_every_step = audit_every_step
         self._requests: dict[str, Request] = {}
         self._num_arrived = 0
@@ -73,7 +77,7 @@ class EngineCore:
             ["steps", "computed", "cached", "generated", "prompt", "finished", "aborted", "failed"],
             0,
         )
-        self._count.update(failed_steps=0, repairs=0)
+        self._count.update(failed_steps=0, repairs=0, drafted=0, accepted=0)
 
     # -- requests --------------------------------------------------------------------------------
 
@@ -156,10 +160,10 @@ class EngineCore:
         self._count["computed"] += batch.num_rows
         for score, scored in zip(batch.scores, outcome.scores, strict=True):
             score.request.prompt_scores.extend(scored)
-        for query, token in zip(batch.samples, outcome.tokens, strict=True):
+        for query, token in self._answers(batch, outcome):
             request = query.request
             if request.finish_reason is not None:
-                continue  # aborted by a listener within this very loop
+                continue  # aborted by a listener, or ended by a token before, within this very loop
             if isinstance(token, Exception):
                 self._fail(request, token)
             else:
@@ -170,6 +174,41 @@ class EngineCore:
             if request.num_todo == 0 and request.next_scored >= request.num_prompt:
                 self._finish(request, {"type": "length", "length": 0}, "finished")
 
+    def _answers(
+        self, batch: Batch, outcome: Outcome
+    ) -> Iterator[tuple[SampleQuery, ScoredToken | Exception]]:
+        """The tokens that count: those after a wrong guess do not."""
+        pairs = zip(batch.samples, outcome.tokens, strict=True)
+        if self.drafts is None or not any(s.draft is not None for s in batch.segments):
+            return pairs
+        return self._without_wrong_guesses(pairs)
+
+    def _without_wrong_guesses(
+        self, pairs: Iterable[tuple[SampleQuery, ScoredToken | Exception]]
+    ) -> Iterator[tuple[SampleQuery, ScoredToken | Exception]]:
+        for request, group in itertools.groupby(pairs, key=lambda pair: pair[0].request):
+            answers = list(group)
+            right = 0
+            for query, (_, before) in zip(answers[1:], answers):
+                token = query[0].draft[-1]
+                if isinstance(before, Exception) or before.token_id != token:
+                    break
+                right += 1
+            proposed = len(answers) - 1
+            if proposed:
+                self._verified(request, proposed, right)
+            yield from answers[: 1 + right]
+
+    def _verified(self, request: Request, proposed: int, accepted: int) -> None:
+        """Give back the slots of wrong guesses."""
+        if request.lease is not None:
+            request.lease.truncate(request.num_known + accepted)
+        if self.drafts is not None:
+            self.drafts.verified(request, proposed, accepted)
+        self._count["drafted"] += proposed
+        self._count["accepted"] += accepted
+        self._count["computed"] -= proposed - accepted
+
     def _append(self, request: Request, token: ScoredToken) -> None:
         if not request.output_ids:
             self._prompt_done(request)
@@ -177,6 +216,8 @@ class EngineCore:
         if request.logprobs.output:
             request.output_scores.append(token)
         self._count["generated"] += 1
+        if self.drafts is not None:
+            self.drafts.generated(request)
         reason = self._ending(request, token.token_id)
         if reason is not None:
             self._finish(request, reason, "finished")
@@ -196,6 +237,8 @@ class EngineCore:
 
     def _prompt_done(self, request: Request) -> None:
         request.first_token_time = self.clock()
+        if self.drafts is not None:
+            self.drafts.prompt_computed(request)
         if not request.background:  # a prefetch asks for nothing of its own
             self._count["cached"] += request.num_cached
             self._count["prompt"] += request.num_prompt
@@ -209,6 +252,8 @@ class EngineCore:
         request.finish_time = self.clock()
         request.text.finish(reason)
         self._count[counter] += 1
+        if self.drafts is not None:
+            self.drafts.generated(request)
         self.scheduler.remove(request)
         self._requests.pop(request.rid, None)
         self._notify(request)
@@ -264,6 +309,8 @@ class EngineCore:
         if self.has_work:
             return False
         self.tree.flush()
+        if self.drafts is not None:
+            self.drafts.forget()
         return True
 
     def stats(self) -> EngineStats:
@@ -274,6 +321,8 @@ class EngineCore:
             num_cached_tokens=count["cached"],
             num_generated_tokens=count["generated"],
             num_prompt_tokens=count["prompt"],
+            num_draft_tokens=self._count["drafted"],
+            num_accepted_tokens=self._count["accepted"],
             num_preemptions=self.scheduler.num_preemptions,
             num_finished=count["finished"],
             num_aborted=count["aborted"],

@@ -45,6 +45,8 @@ class EngineOptions:
     - `max_running`: requests that decode at the same time.
     - `schedule_policy`: "lpm" (longest cached prefix first), "fcfs", "random". `max_overtaken`: how many
       later arrivals may be admitted before a waiting request at most.
+    - `drafts`: guess the next tokens from what was computed before, verify them in the same step, keep
+      what the model says: the same bits in fewer steps. None: where `exact` holds.
     - `disable_radix_cache`: share nothing (for comparison).
     - `chat_template`: name of a table template, instead of the checkpoint's own.
     - `seed`: seeds of requests that bring none are drawn from it (None: from the operating system).
@@ -67,6 +69,7 @@ class EngineOptions:
     max_running: int = 256
     schedule_policy: PolicyName = "lpm"
     max_overtaken: int = 64
+    drafts: bool | None = None
     disable_radix_cache: bool = False
     chat_template: str | None = None
     served_model_name: str | None = None

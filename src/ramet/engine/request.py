@@ -95,6 +95,7 @@ class Request:
     # Tokens are drawn of the model's own logits, and nobody asks how likely they are.
     is_plain: bool = field(init=False)
     drawing: object = None  # the runner's form of the sampling parameters
+    guessing: object = None  # what the drafts of this request were worth
     _known: IntBuffer = field(init=False)
 
     def __post_init__(self, buffer: IntBuffer | None) -> None:

@@ -40,7 +40,7 @@ class ModelRunner:
         if len(plain) < len(batch.samples):
             others = [query for query in batch.samples if not query.request.is_plain]
             rows = [query.logits_index for query in others]
-            sampled = iter(sample(logits, rows, [_spec(query.request) for query in others]))
+            sampled = iter(sample(logits, rows, [_spec(query) for query in others]))
             drawn = iter(tokens)
             tokens = [
                 next(drawn) if query.request.is_plain else _drawn(next(sampled))
@@ -56,14 +56,16 @@ class ModelRunner:
         return [_scored(s) for s in prompt_logprobs(rows, ids, options.top, options.token_ids)]
 
 
-def _spec(request: Request) -> SampleSpec:
+def _spec(query: SampleQuery) -> SampleSpec:
+    request = query.request
     params, options = request.params, request.logprobs
-    too_early = len(request.output_ids) < params.min_new_tokens
+    before = [*request.output_ids, *query.draft] if query.draft else request.output_ids
+    too_early = len(before) < params.min_new_tokens
     return SampleSpec(
         params,
         seed=request.seed,
-        step=len(request.output_ids),
-        output_ids=request.output_ids,
+        step=len(before),
+        output_ids=before,
         prompt_ids=request.prompt_ids,
         banned_ids=sorted(request.stop_token_ids) if too_early else (),
         top_logprobs_num=options.top if options.output else 0,
@@ -72,14 +74,12 @@ def _spec(request: Request) -> SampleSpec:
     )
 
 
-def _draw(
-    queries: Sequence[SampleQuery], logits: torch.Tensor
-) -> list[ScoredToken | RametError]:
+def _draw(queries: Sequence[SampleQuery], logits: torch.Tensor) -> list[ScoredToken | RametError]:
     tokens = draw(
         logits,
         [query.logits_index for query in queries],
         [_how(query.request) for query in queries],
-        [len(query.request.output_ids) for query in queries],
+        [len(query.request.output_ids) + len(query.draft) for query in queries],
     )
     return [ScoredToken(t, _NOT_ASKED) if isinstance(t, int) else t for t in tokens]
 

@@ -116,8 +116,8 @@ def draw(
     changes logits or asks for scores. `steps`: how many tokens were drawn before it."""
     if not len(rows):
         return []
-    if logits.device.type == "cpu" and _native():
-        tokens, largest = sampling.draw(logits.detach(), rows, [how.packed for how in hows], steps)
+    if logits.is_cpu and _native():
+        tokens, largest = sampling.draw(logits, rows, [how.packed for how in hows], steps)
         found: list[int | RametError] = list(tokens)
         if not math.isfinite(sum(largest)):
             for i in [i for i, value in enumerate(largest) if not math.isfinite(value)]:

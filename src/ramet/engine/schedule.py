@@ -25,6 +25,7 @@ from ramet.cache.lease import Lease
 from ramet.cache.slots import SlotPool
 from ramet.cache.tree import RadixTree, path_key
 from ramet.engine.batch import Batch, Segment, Wanted, build_batch
+from ramet.engine.drafts import Drafts
 from ramet.engine.policy import WaitingQueue
 from ramet.engine.request import Request
 from ramet.kernels.plan import IntArray
@@ -70,7 +71,7 @@ class _Claims:
 
 
 @dataclass(slots=True)
-class _Draft:
+class _Making:
     """A batch in the making."""
 
     budget: int
@@ -96,8 +97,10 @@ class Scheduler:
         slots: SlotPool,
         queue: WaitingQueue,
         limits: Limits | None = None,
+        drafts: Drafts | None = None,
     ) -> None:
         self.tree, self.slots, self.waiting = tree, slots, queue
+        self.drafts = drafts
         self.limits = limits or Limits()
         self.running: list[Request] = []  # in order of arrival
         self.num_preemptions = 0
@@ -120,23 +123,23 @@ class Scheduler:
         self._make_room()
         self.tree.begin_step()
         self._claims.clear()
-        draft = _Draft(self.limits.max_step_tokens, self._claims)
+        making = _Making(self.limits.max_step_tokens, self._claims)
         suspect = next((r for r in self.running if r.alone), None)
         simple = False  # nobody but requests that decode
         if suspect is not None:
-            self._continue([suspect], draft)
+            self._continue([suspect], making)
         else:
             decoding, others = self._decoding()
-            self._decode(decoding, draft)
+            self._decode(decoding, making)
             simple = not (others or len(self.waiting))
-            self._continue([r for r in others if r.num_todo <= 1], draft)
-            self._continue([r for r in others if r.num_todo > 1], draft)
-            self._admit(draft)
+            self._continue([r for r in others if r.num_todo <= 1], making)
+            self._continue([r for r in others if r.num_todo > 1], making)
+            self._admit(making)
         if not simple:
-            order = {id(r): _place(r) for r, _ in draft.planned}
-            draft.segments.sort(key=lambda s: (order[id(s.request)], s.start))
+            order = {id(r): _place(r) for r, _ in making.planned}
+            making.segments.sort(key=lambda s: (order[id(s.request)], s.start))
         return build_batch(
-            draft.segments, draft.wanted, draft.planned, self._row_of_slot, self.scratch_slot
+            making.segments, making.wanted, making.planned, self._row_of_slot, self.scratch_slot
         )
 
     def _make_room(self) -> None:
@@ -160,9 +163,12 @@ class Scheduler:
             self._in_order = sorted(decoding, key=_place)
         return self._in_order, others
 
-    def _decode(self, requests: Sequence[Request], draft: _Draft) -> None:
+    def _decode(self, requests: Sequence[Request], making: _Making) -> None:
         """`_take` for requests of which one row is to be computed and sampled: slots for all at once."""
         if not requests:
+            return
+        if self.drafts is not None and (room := self.drafts.room(len(requests))):
+            self._decode_with_guesses(requests, room, self.drafts, making)
             return
         slots = self.tree.allocate(len(requests))
         for request, slot in zip(requests, slots.tolist()):
@@ -172,29 +178,51 @@ class Scheduler:
             held = lease.slots.size
             lease.take(slot)
             stop = held + 1
-            draft.planned.append((request, held))
-            draft.segments.append(Segment(request, held, stop, False))
-            draft.wanted.append(Wanted(request, held, stop, True))
-        draft.claims.add(slots)
-        draft.budget -= len(requests)
+            making.planned.append((request, held))
+            making.segments.append(Segment(request, held, stop, False))
+            making.wanted.append(Wanted(request, held, stop, True))
+        making.claims.add(slots)
+        making.budget -= len(requests)
 
-    def _continue(self, requests: list[Request], draft: _Draft) -> None:
+    def _decode_with_guesses(
+        self, requests: Sequence[Request], room: int, drafts: Drafts, making: _Making
+    ) -> None:
+        """`_decode` with up to `room` guessed tokens behind each request's last one, never in a slot that
+        another request of this step needs."""
+        free = self.slots.num_free + self.tree.num_evictable_tokens - len(requests)
         for request in requests:
-            if draft.budget <= 0:
-                return
-            self._take(request, draft)
+            lease = request.lease
+            if lease is None:
+                raise RuntimeError(f"request {request.rid} has no lease")
+            held = len(lease)
+            guess = drafts.propose(request, min(room, free)) if free > 0 else None
+            count = 0 if guess is None else guess.size
+            free -= count
+            slots, stop = lease.reserve(1 + count), held + 1 + count
+            making.planned.append((request, held))
+            making.segments.append(Segment(request, held, stop, False, guess))
+            tokens = () if guess is None else tuple(guess.tolist())
+            making.wanted.append(Wanted(request, held, stop, True, tokens))
+            making.claims.add(slots)
+            making.budget -= 1 + count
 
-    def _admit(self, draft: _Draft) -> None:
+    def _continue(self, requests: list[Request], making: _Making) -> None:
+        for request in requests:
+            if making.budget <= 0:
+                return
+            self._take(request, making)
+
+    def _admit(self, making: _Making) -> None:
         room = min(self.limits.max_running, self.limits.max_step_tokens)
-        if draft.budget <= 0 or len(self.running) >= room or not len(self.waiting):
+        if making.budget <= 0 or len(self.running) >= room or not len(self.waiting):
             return
-        while draft.budget > 0 and len(self.running) < room:
+        while making.budget > 0 and len(self.running) < room:
             request = self.waiting.next(self.tree.num_cuts, self._match)
             if request is None or not self._open(request):
                 return
             self.waiting.admitted(request)
             bisect.insort(self.running, request, key=lambda r: r.arrival)
-            self._take(request, draft)
+            self._take(request, making)
 
     def _match(self, request: Request) -> int:
         return self.tree.match(request.known, request.salt) if self.limits.use_cache else 0
@@ -214,7 +242,7 @@ class Scheduler:
 
     # -- one request's part of the plan -------------------------------------------------------------
 
-    def _take(self, request: Request, draft: _Draft) -> None:
+    def _take(self, request: Request, making: _Making) -> None:
         """Give `request` its rows: first those whose KV is there but whose logits are wanted, then
         tokens that nobody has computed."""
         lease = request.lease
@@ -223,37 +251,37 @@ class Scheduler:
         if self.limits.use_cache and not lease.num_reserved:
             lease.extend_match(request.known)
         before = len(lease)
-        missing = self._missing(request, lease, draft)
-        count = self._reserve(request, draft.budget - len(missing))
+        missing = self._missing(request, lease, making)
+        count = self._reserve(request, making.budget - len(missing))
         if count and self.limits.use_cache and before < request.num_prompt:
             # Prompt tokens are published before they are computed; generated ones when they end.
             self._publish(request, lease)
-        draft.planned.append((request, before))
-        cut = None if len(missing) <= draft.budget else int(missing[draft.budget])
-        self._add_again(request, lease, missing[: draft.budget], draft)
+        making.planned.append((request, before))
+        cut = None if len(missing) <= making.budget else int(missing[making.budget])
+        self._add_again(request, lease, missing[: making.budget], making)
         if count:
             own = lease.slots[before : before + count]
-            draft.add(request, before, before + count, scratch=False, slots=own)
-        self._want(request, lease, draft, cut)
+            making.add(request, before, before + count, scratch=False, slots=own)
+        self._want(request, lease, making, cut)
 
-    def _missing(self, request: Request, lease: Lease, draft: _Draft) -> IntArray:
+    def _missing(self, request: Request, lease: Lease, making: _Making) -> IntArray:
         """Positions whose KV is held and whose logits are wanted, but that are no row of the batch."""
         held = len(lease)
         start = min(request.next_scored - 1, held)
         positions = np.arange(start, min(held, request.num_prompt - 1))
         if request.wants_sample and held == request.num_known and held > start:
             positions = np.append(positions[positions < held - 1], held - 1)
-        return positions[draft.claims.lacks(lease.slots[positions])]
+        return positions[making.claims.lacks(lease.slots[positions])]
 
     def _add_again(
-        self, request: Request, lease: Lease, positions: IntArray, draft: _Draft
+        self, request: Request, lease: Lease, positions: IntArray, making: _Making
     ) -> None:
         """Rows whose KV is there already, for their logits."""
         if not len(positions):
             return
         for run in np.split(positions, np.flatnonzero(np.diff(positions) != 1) + 1):
             start, stop = int(run[0]), int(run[-1]) + 1
-            draft.add(request, start, stop, scratch=True, slots=lease.slots[start:stop])
+            making.add(request, start, stop, scratch=True, slots=lease.slots[start:stop])
 
     def _reserve(self, request: Request, budget: int) -> int:
         """Slots for up to `budget` tokens, or as many as there are. Returns how many."""
@@ -265,15 +293,34 @@ class Scheduler:
         lease.reserve(count)
         return count
 
-    def _want(self, request: Request, lease: Lease, draft: _Draft, cut: int | None) -> None:
+    def _want(self, request: Request, lease: Lease, making: _Making, cut: int | None) -> None:
         """Note the logits that `request` reads this step; rows from position `cut` on did not fit."""
         stop = len(lease) if cut is None else cut
         start = request.next_scored - 1
         scored = min(stop, request.num_prompt - 1)
         if scored > start:
-            draft.wanted.append(Wanted(request, start, scored, sample=False))
+            making.wanted.append(Wanted(request, start, scored, sample=False))
         if request.wants_sample and stop == request.num_known:
-            draft.wanted.append(Wanted(request, stop - 1, stop, sample=True))
+            guess = self._guess(request, lease, making) if cut is None else ()
+            making.wanted.append(Wanted(request, stop - 1, stop + len(guess), True, guess))
+
+    def _guess(self, request: Request, lease: Lease, making: _Making) -> tuple[int, ...]:
+        """Rows for guessed tokens behind all that is known, for a request whose own last tokens are in
+        the tree (others': `_decode_with_guesses`). The tree may hold the guessed tokens too: if they are
+        right, their slots are freed when they are published."""
+        if self.drafts is None or not request.output_ids:
+            return ()
+        free = self.slots.num_free + self.tree.num_evictable_tokens - len(self.running)
+        room = min(self.drafts.room(len(self.running)), making.budget, free)
+        guess = self.drafts.propose(request, room) if room > 0 else None
+        if guess is None:
+            return ()
+        start = len(lease)
+        slots, stop = lease.reserve(guess.size), start + guess.size
+        making.segments.append(Segment(request, start, stop, False, guess))
+        making.claims.add(slots)
+        making.budget -= guess.size
+        return tuple(guess.tolist())
 
     # -- what becomes of a batch --------------------------------------------------------------------
 
@@ -297,7 +344,7 @@ class Scheduler:
         return [request for request, _ in batch.planned]
 
     def _count_prompt_rows(self, batch: Batch) -> None:
-        for request, start, stop, _ in batch.segments:
+        for request, start, stop, *_ in batch.segments:
             if not request.output_ids and request.num_preemptions == 0:
                 request.num_prompt_rows += min(stop, request.num_prompt) - start
 
@@ -323,6 +370,8 @@ class Scheduler:
         lease, request.lease = request.lease, None
         if lease is None:
             return
+        if len(lease) > request.num_known:  # it ended within a guess
+            lease.truncate(request.num_known)
         if self.limits.use_cache and lease.num_reserved:
             self._publish(request, lease)
         lease.close()

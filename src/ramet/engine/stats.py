@@ -11,13 +11,17 @@ __all__ = ["EngineStats"]
 class EngineStats:
     """A snapshot. `num_computed_tokens` counts rows that went through the model (prompt and generated,
     recomputed ones too), `num_cached_tokens` prompt tokens that nobody had to compute for the request
-    that asked (held by the tree, or computed once in the same batch for somebody else)."""
+    that asked (held by the tree, or computed once in the same batch for somebody else).
+    `num_draft_tokens` were guessed, `num_accepted_tokens` of them rightly; the rows of the others are not
+    among the computed tokens."""
 
     num_steps: int
     num_computed_tokens: int
     num_cached_tokens: int
     num_generated_tokens: int
     num_prompt_tokens: int
+    num_draft_tokens: int
+    num_accepted_tokens: int
     num_preemptions: int
     num_finished: int
     num_aborted: int

@@ -83,6 +83,11 @@ class Tokenizer:
             (piece for piece in self._pieces if piece is not None),
             added,
         )
+        clean = [token for token in added if token.id in self._cuts.clean_ids]
+        # Where added tokens are looked for in the text as it is, none is in a text without its beginning.
+        self._clean_starts: frozenset[str] | None = None
+        if normalizer is None or not any(token.normalized for token in clean):
+            self._clean_starts = frozenset(token.content[:1] for token in clean)
         bare = without_prefix(spec)
         self._library_inside = self._library if bare is None else _build(json.dumps(bare))
         self.special_texts = special_texts(settings)
@@ -236,7 +241,8 @@ class Tokenizer:
 
     def _last_special(self, text: str, after: int) -> int:
         """Where the last clean added token at or after `after` stands, or 0."""
-        if not self._cuts.clean_ids:
+        starts = self._clean_starts
+        if starts is not None and not any(start in text for start in starts):
             return 0
         encoding = _run(self._library, text[after:])
         backwards = range(len(encoding) - 1, -1, -1)

@@ -28,7 +28,8 @@ def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     magnitude = x.abs().amax(dim=1)  # NaN if there is one
     finite = magnitude.isfinite()
     counts = finite & (magnitude >= _TINY)
-    inverse = torch.where(counts, 127.0 / magnitude, 0.0)
+    # Not 127.0 / magnitude: torch takes a reciprocal and multiplies, which rounds twice.
+    inverse = torch.where(counts, torch.full_like(magnitude, 127.0) / magnitude, 0.0)
     quantized = torch.where(counts[:, None], (x * inverse[:, None]).round(), 0.0)
     scale = torch.where(counts, magnitude / 127.0, 0.0)
     scale = torch.where(finite, scale, torch.nan)

@@ -19,6 +19,7 @@ import torch
 from ramet.cache.pool import KVPool
 from ramet.kernels import pointwise
 from ramet.kernels.attention import attention_for
+from ramet.kernels.cpu.linear import NativeLinear
 from ramet.kernels.linear import Linear
 from ramet.kernels.plan import AttentionPlan
 from ramet.models.config import ModelConfig
@@ -119,7 +120,8 @@ class Decoder:
         Row r attends as `plan` says; the slots of its path are filled by earlier passes or by this one.
         """
         if self.native is not None:
-            return self.native(token_ids, positions, out_slots, plan, logit_rows, kv)
+            rows = np.asarray(token_ids), np.asarray(positions), np.asarray(out_slots)
+            return self.native(*rows, plan, np.asarray(logit_rows), kv)
         prepared = self._attention.prepare(plan, self.device)
         where = self._index(positions)
         cos, sin = self._cos[where], self._sin[where]
@@ -141,14 +143,16 @@ class Decoder:
     def _native_forward(self) -> NativeForward:
         from ramet.models.native import NativeForward  # compiles the kernels on first use
 
-        w = self.weights
+        w, native = self.weights, _native_linear
         return NativeForward(
             self.config,
             embedding=w.embedding,
             layers=[(v.input_norm, v.qk_norm, v.post_norm) for v in w.layers],
-            linears=[(v.qkv, v.o, v.gate_up, v.down) for v in w.layers],
+            linears=[
+                (native(v.qkv), native(v.o), native(v.gate_up), native(v.down)) for v in w.layers
+            ],
             final_norm=w.final_norm,
-            lm_head=w.lm_head,
+            lm_head=native(w.lm_head),
             cos=self._cos,
             sin=self._sin,
             kv_dtype=self.kv_dtype,
@@ -170,6 +174,12 @@ class Decoder:
         if isinstance(indices, torch.Tensor):
             return indices.to(self.device, torch.int64)
         return torch.tensor(indices, dtype=torch.int64, device=self.device)
+
+
+def _native_linear(linear: Linear) -> NativeLinear:
+    if not isinstance(linear, NativeLinear):
+        raise TypeError(f"the native forward pass cannot read a {type(linear).__name__}")
+    return linear
 
 
 def _rope_table(

@@ -46,7 +46,7 @@ def load(
     context = _max_context(max_context, config)
     use_native = _native(native, target)
     int8 = _int8(quantization, config, dtype, target, use_native)
-    kv = _kv_dtype(kv_dtype, target)
+    kv = _kv_dtype(kv_dtype)
     if kv is None and int8:
         # Finer than what 8-bit activations leave, and twice as fast where bfloat16 can be multiplied.
         kv = torch.bfloat16
@@ -279,7 +279,7 @@ def _int8(
     return True
 
 
-def _kv_dtype(asked: str | torch.dtype | None, device: torch.device) -> torch.dtype | None:
+def _kv_dtype(asked: str | torch.dtype | None) -> torch.dtype | None:
     if asked is None or asked == "auto":
         return None
     name = str(asked).removeprefix("torch.")

@@ -128,7 +128,10 @@ def _check(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, plan: Nati
     for name, pool in (("keys", keys), ("values", values)):
         if pool.dtype not in _KV_TYPES or pool.dtype != keys.dtype:
             raise InvalidRequest(
-                f"attention.{name}", pool.dtype, "is no dtype of KV here", "use float32, float16 or bfloat16"
+                f"attention.{name}",
+                pool.dtype,
+                "is no dtype of KV here",
+                "use float32, float16 or bfloat16",
             )
         if pool.shape[1:] != (plan.num_kv_heads, plan.head_dim) or not pool.is_contiguous():
             raise InvalidRequest(

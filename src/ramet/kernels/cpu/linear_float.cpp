@@ -149,16 +149,24 @@ Multiply<Weight> multiply_for(int64_t rows) {
   return table[rows - 1];
 }
 
-void finish_row(const float* sums, const float* bias, int64_t count, bool add, float* y) {
-  float value[kPanel];
-  std::memcpy(value, sums, count * sizeof(float));
-  if (bias != nullptr) {
-    for (int64_t i = 0; i < count; ++i) value[i] += bias[i];
-  }
-  if (add) {
-    for (int64_t i = 0; i < count; ++i) y[i] += value[i];
+// `count` is a constant where a panel is full, and the loops become two vectors.
+inline void finish_columns(const float* sums, const float* bias, int64_t count, bool add, float* y) {
+  if (bias == nullptr && !add) {
+    for (int64_t i = 0; i < count; ++i) y[i] = sums[i];
+  } else if (bias == nullptr) {
+    for (int64_t i = 0; i < count; ++i) y[i] += sums[i];
+  } else if (add) {
+    for (int64_t i = 0; i < count; ++i) y[i] += sums[i] + bias[i];
   } else {
-    std::memcpy(y, value, count * sizeof(float));
+    for (int64_t i = 0; i < count; ++i) y[i] = sums[i] + bias[i];
+  }
+}
+
+inline void finish_row(const float* sums, const float* bias, int64_t count, bool add, float* y) {
+  if (count == kPanel) {
+    finish_columns(sums, bias, kPanel, add, y);
+  } else {
+    finish_columns(sums, bias, count, add, y);
   }
 }
 

@@ -145,19 +145,28 @@ struct Columns {
   int64_t count;
 };
 
-void finish_row(const Columns& c, const int32_t* sums, float row_scale, bool add, float* y) {
-  float value[kPanel];
-  for (int64_t i = 0; i < c.count; ++i) {
-    const float sum = static_cast<float>(sums[i] + c.offsets[i]);
-    value[i] = sum * (row_scale * c.scale[i]);
-  }
-  if (c.bias != nullptr) {
-    for (int64_t i = 0; i < c.count; ++i) value[i] += c.bias[i];
-  }
-  if (add) {
-    for (int64_t i = 0; i < c.count; ++i) y[i] += value[i];
+// `count` is a constant where a panel is full, and the loops become two vectors.
+inline void finish_columns(const Columns& c, const int32_t* sums, float row_scale, int64_t count, bool add,
+                           float* y) {
+  const auto value = [&](int64_t i) {
+    return static_cast<float>(sums[i] + c.offsets[i]) * (row_scale * c.scale[i]);
+  };
+  if (c.bias == nullptr && !add) {
+    for (int64_t i = 0; i < count; ++i) y[i] = value(i);
+  } else if (c.bias == nullptr) {
+    for (int64_t i = 0; i < count; ++i) y[i] += value(i);
+  } else if (add) {
+    for (int64_t i = 0; i < count; ++i) y[i] += value(i) + c.bias[i];
   } else {
-    std::memcpy(y, value, c.count * sizeof(float));
+    for (int64_t i = 0; i < count; ++i) y[i] = value(i) + c.bias[i];
+  }
+}
+
+inline void finish_row(const Columns& c, const int32_t* sums, float row_scale, bool add, float* y) {
+  if (c.count == kPanel) {
+    finish_columns(c, sums, row_scale, kPanel, add, y);
+  } else {
+    finish_columns(c, sums, row_scale, c.count, add, y);
   }
 }
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import ctypes
 import functools
 import struct
+from array import array
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from ramet.errors import InvalidRequest
@@ -51,16 +51,20 @@ def draw(
     Returns the tokens, and each row's largest logit: where that is not finite (NaN if the row holds
     one) the token means nothing.
     """
+    # A decoding step runs this on caches that the weights have just swept: every object that is touched
+    # counts, and plain arrays are the cheapest ones with an address.
     count = len(rows)
-    if logits.dim() != 2 or logits.dtype not in _functions() or logits.device.type != "cpu":
-        raise InvalidRequest("logits", list(logits.shape), "is no matrix of floats on the CPU")
-    index = np.array([rows, steps], np.int64)
-    if count and not 0 <= min(rows) <= max(rows) < len(logits):
-        raise InvalidRequest("rows", list(rows), f"are not all in 0 to {len(logits) - 1}")
-    logits = logits.contiguous()
-    ids, largest = np.empty(count, np.int64), np.empty(count)
-    _functions()[logits.dtype](
-        logits.data_ptr(), logits.shape[1], count, index.ctypes.data, b"".join(hows),
-        index.ctypes.data + index.strides[0], ids.ctypes.data, largest.ctypes.data,
+    function, shape = _functions().get(logits.dtype), logits.shape
+    if function is None or len(shape) != 2 or not logits.is_cpu:
+        raise InvalidRequest("logits", list(shape), "is no matrix of floats on the CPU")
+    if count and not 0 <= min(rows) <= max(rows) < shape[0]:
+        raise InvalidRequest("rows", list(rows), f"are not all in 0 to {shape[0] - 1}")
+    if not logits.is_contiguous():
+        logits = logits.contiguous()
+    index, numbers = array("q", rows), array("q", steps)
+    ids, largest = array("q", rows), array("d", rows)
+    function(
+        logits.data_ptr(), shape[1], count, index.buffer_info()[0], b"".join(hows),
+        numbers.buffer_info()[0], ids.buffer_info()[0], largest.buffer_info()[0],
     )  # fmt: skip
     return ids.tolist(), largest.tolist()
