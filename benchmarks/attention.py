@@ -1,13 +1,14 @@
-"""Attention over a tree: the native kernel, PyTorch's scaled_dot_product_attention, and the machine's limits.
+"""Attention over a tree: the native kernel, PyTorch's scaled_dot_product_attention, and the
+machine's limits.
 
     python -m benchmarks.attention [--model 135m 1.1b] [--case prefill ...] [--threads 2]
 
-One layer, keys and values in a pool of slots in random order. PyTorch gets them gathered and laid out as it likes
-best, for nothing; what gathering costs is shown beside it ("+ gather"). It knows no shared keys: each row
-reads its own copy. The floor is the longer of two times: the operations at the measured peak of fp32, and reading
-each slot once at the measured bandwidth; "%" is floor / time. Pools of short contexts fit in a cache, and a
-decoding row then reads faster than memory is; bfloat16 can pass the floor as well, where the processor
-multiplies pairs of it.
+One layer, keys and values in a pool of slots in random order. PyTorch gets them gathered and laid
+out as it likes best, for nothing; what gathering costs is shown beside it ("+ gather"). It knows no
+shared keys: each row reads its own copy. The floor is the longer of two times: the operations at
+the measured peak of fp32, and reading each slot once at the measured bandwidth; "%" is floor /
+time. Pools of short contexts fit in a cache, and a decoding row then reads faster than memory is;
+bfloat16 can pass the floor as well, where the processor multiplies pairs of it.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """`segments` of `rows` rows each, after `shared` positions in the same slots and `own` in their own (which
-    hold the rows)."""
+    """`segments` of `rows` rows each, after `shared` positions in the same slots and `own` in their
+    own (which hold the rows).
+    """
 
     segments: int
     rows: int

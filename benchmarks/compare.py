@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers import figures, process
+from benchmarks.peers.cores import Others
 from benchmarks.peers.models import home, kv_bytes, read_config
 from benchmarks.peers.serve import ENGINES
 from benchmarks.peers.store import Store
@@ -37,6 +38,7 @@ PRECISIONS = ("int8", "fp32")
 SCALES = {"full": 1.0, "small": 0.25}
 _LOAD_SECONDS, _RUN_SECONDS = 900.0, 900.0  # compiling and converting happen at the first load
 _WARM_UP = {"few_shot": {"requests": 4, "shared": 128, "own": 16, "out": 4}}
+_NOTICEABLE = 0.1  # cores
 _KEEP_FREE = 3 << 30  # bytes of memory, for everything else
 
 
@@ -74,7 +76,7 @@ def _rounds(given: argparse.Namespace, precision: str, store: Store, fleet: _Fle
             # A B C, C B A: a machine that slows down favours none of them.
             for engine in given.engines[:: 1 if number % 2 == 0 else -1]:
                 key = {"precision": precision, "engine": engine, "workload": workload}
-                if store.has(**key, round=number):
+                if store.has({**key, "round": number}, given.calm):
                     continue
                 if time.monotonic() > given.deadline:
                     return False
@@ -86,7 +88,12 @@ def _rounds(given: argparse.Namespace, precision: str, store: Store, fleet: _Fle
 
 
 def _say(run: dict[str, Any]) -> None:
-    got = f"failed: {run['error'].splitlines()[0]}" if "error" in run else f"{run['seconds']:.3f} s"
+    if "error" in run:
+        got = f"failed: {run['error'].splitlines()[0]}"
+    else:
+        got = f"{run['seconds']:8.3f} s"
+        if (run["others"] or 0) > _NOTICEABLE:
+            got += f" (others took {run['others']:.2f} cores)"
     print(
         f"  {run['precision']} round {run['round']} {run['workload']:9} {run['engine']:12} {got}",
         flush=True,
@@ -135,12 +142,13 @@ class _Fleet:
                 "vocab": self._vocab,
                 "seed": number,
             }
+            others = Others(running.pid)
             try:
                 answer = running.ask(request, _RUN_SECONDS)
             except process.Failed as error:
                 self._end(engine)
                 return {"error": str(error)}
-            return {"seed": number, "when": int(time.time()), **answer}
+            return {"seed": number, "when": int(time.time()), "others": others.cores(), **answer}
 
     def _start(self, engine: str) -> bool:
         """Load `engine` and let it answer something; False, with the reason noted, if it cannot."""
@@ -339,6 +347,13 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add("--json", type=Path, metavar="FILE", help="write every run as it ends")
     add("--resume", action="store_true", help="go on with the JSON file: run what it lacks")
     add("--again", default="", metavar="ENGINES", help="run these again, whatever the file holds")
+    add(
+        "--calm",
+        type=float,
+        default=float("inf"),
+        metavar="CORES",
+        help="with --resume: repeat runs during which others took more than so many cores",
+    )
     add("--minutes", type=float, metavar="N", help="begin no run after this time")
     add(
         "--no-rates", dest="rates", action="store_false", help="do not measure the machine's limits"

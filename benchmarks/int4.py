@@ -1,11 +1,12 @@
-"""Would weights in 4 bits be faster than in 8 where memory is the limit? A prototype says by how much.
+"""Would weights in 4 bits be faster than in 8 where memory is the limit? A prototype says by how
+much.
 
     python -m benchmarks.int4 [--threads 2]
 
-Two loops that differ in nothing but the weights' bits (int4.cpp) go through more weights than the caches hold,
-at few rows; PyTorch's own 4-bit product runs beside them. Times of a whole forward pass gain less: attention,
-norms and the output matrix do not shrink. The prototype computes no usable result (groups' offsets are left
-out) and is not part of the engine.
+Two loops that differ in nothing but the weights' bits (int4.cpp) go through more weights than the
+caches hold, at few rows; PyTorch's own 4-bit product runs beside them. Times of a whole forward
+pass gain less: attention, norms and the output matrix do not shrink. The prototype computes no
+usable result (groups' offsets are left out) and is not part of the engine.
 """
 
 from __future__ import annotations
@@ -103,7 +104,8 @@ def main(arguments: list[str] | None = None) -> int:
                 for bits in (8, 4)
             }
             times = interleaved(runs | {"torch 4 bits": torch_int4(rows)})
-            line = f"{rows} rows: 4 bits are {times['8 bits'] / times['4 bits']:.2f} times as fast as 8"
+            ratio = times["8 bits"] / times["4 bits"]
+            line = f"{rows} rows: 4 bits are {ratio:.2f} times as fast as 8"
             for name, seconds in times.items():
                 line += f"; {name} {seconds * 1e3:.2f} ms, {size / seconds / 1e9:.1f} G weights/s"
             print(line, flush=True)

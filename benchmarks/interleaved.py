@@ -1,4 +1,5 @@
-"""Timing contestants side by side: in turns, so that whatever the machine does meanwhile meets all of them.
+"""Timing contestants side by side: in turns, so that whatever the machine does meanwhile meets all
+of them.
 
 Knows callables and clocks; refuses to know what they compute.
 """
@@ -18,7 +19,9 @@ _REST = (
 def interleaved(
     contestants: Mapping[str, Callable[[], object]], *, turns: int = 9, least: float = 0.003
 ) -> dict[str, float]:
-    """Seconds of one call, the best of `turns`; a turn is as many calls as take about `least` seconds."""
+    """Seconds of one call, the best of `turns`; a turn is as many calls as take about `least`
+    seconds.
+    """
     calls = {name: _calls(run, least) for name, run in contestants.items()}
     best = dict.fromkeys(contestants, float("inf"))
     for _ in range(turns):

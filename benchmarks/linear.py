@@ -1,22 +1,24 @@
-"""Matrix products: the native kernels, what PyTorch has for the same numbers, and the machine's limits.
+"""Matrix products: the native kernels, what PyTorch has for the same numbers, and the machine's
+limits.
 
-    python -m benchmarks.linear [--model 135m 1.1b] [--kind int8 fp16 fp32] [--rows 1 8 64 ...] [--threads 2]
+    python -m benchmarks.linear [--model 135m 1.1b] [--kind int8 fp16 fp32] [--rows 1 8 64 ...]
+    [--threads 2]
 
-One line per shape and number of rows. A floor is the longer of two times: reading the weights once at the
-measured bandwidth, and the operations at the measured peak of registers (`peak.py`); "%" is floor / time, so 100
-cannot be passed but by what lies in caches. Weights are cold: calls go through more copies than the caches hold,
-as a forward pass goes through its layers. Native int8 and FBGEMM's dynamic one quantize the rows as well;
-oneDNN's is given rows that already are bytes.
+One line per shape and number of rows. A floor is the longer of two times: reading the weights once
+at the measured bandwidth, and the operations at the measured peak of registers (`peak.py`); "%" is
+floor / time, so 100 cannot be passed but by what lies in caches. Weights are cold: calls go through
+more copies than the caches hold, as a forward pass goes through its layers. Native int8 and
+FBGEMM's dynamic one quantize the rows as well; oneDNN's is given rows that already are bytes.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -156,7 +158,11 @@ def contestants(kind: str, num_in: int, num_out: int) -> dict[str, Run]:
 
 def _in_turns(runs: list[Run]) -> Run:
     following = itertools.cycle(runs)
-    return lambda x: next(following)(x)
+
+    def run(x: torch.Tensor) -> object:
+        return next(following)(x)
+
+    return run
 
 
 def measure(
@@ -165,21 +171,20 @@ def measure(
     runs = contestants(kind, num_in, num_out)
     for count in rows:
         x = torch.randn(count, num_in, generator=torch.Generator().manual_seed(1))
-        bound: dict[str, Callable[[], object]] = {
-            name: (lambda run=run: run(x))  # type: ignore[misc]
-            for name, run in runs.items()
-        }
+        bound = {name: functools.partial(run, x) for name, run in runs.items()}
         yield Cell(kind, num_in, num_out, count), interleaved(bound, turns=turns)
 
 
 def line(cell: Cell, times: dict[str, float], peaks: Peaks) -> str:
-    """Rate and bandwidth of the native kernel, its share of the floor, and how much slower others are."""
+    """Rate and bandwidth of the native kernel, its share of the floor, and how much slower others
+    are.
+    """
     shape = f"{cell.num_in}x{cell.num_out}"
     own = times["native"]
     share = f"{100 * cell.floor(peaks) / own:4.0f}%" if cell.floor(peaks) else "    -"
     row = (
-        f"{cell.kind:5} {shape:>11} {cell.rows:5} {own * 1e6:9.1f} {cell.num_bytes / own / 1e9:7.1f} "
-        f"{cell.operations / own / 1e9:8.1f} {share}"
+        f"{cell.kind:5} {shape:>11} {cell.rows:5} {own * 1e6:9.1f} "
+        f"{cell.num_bytes / own / 1e9:7.1f} {cell.operations / own / 1e9:8.1f} {share}"
     )
     for name, time in times.items():
         if name != "native":

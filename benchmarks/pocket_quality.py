@@ -2,11 +2,12 @@
 
     python -m benchmarks.pocket_quality [--count 300] [--skill add ...] [--variant int8 ...]
 
-The tasks and the judgement are those of `ramet.pocket.evaluate`; only who runs the model differs. Every
-variant answers the same tasks, so the difference to fp32 is judged by the tasks on which the two disagree: of
-n tasks, b that only fp32 gets right and c that only the other does, the difference is (c - b) / n and its
-standard deviation sqrt(b + c) / n (McNemar, Psychometrika 1947). Where a task is a choice, picking the option
-of the best mean log-probability is a second judgement, shown as "NAME: options".
+The tasks and the judgement are those of `ramet.pocket.evaluate`; only who runs the model differs.
+Every variant answers the same tasks, so the difference to fp32 is judged by the tasks on which the
+two disagree: of n tasks, b that only fp32 gets right and c that only the other does, the difference
+is (c - b) / n and its standard deviation sqrt(b + c) / n (McNemar, Psychometrika 1947). Where a
+task is a choice, picking the option of the best mean log-probability is a second judgement, shown
+as "NAME: options".
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Through:
             logprob_start_len=len(prompt),
         )
         scores = [entry[0] for entry in found["meta_info"]["input_token_logprobs"]]
-        return sum(scores) / len(scores)
+        return float(sum(scores) / len(scores))
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,8 @@ def judge(model: Through, tokenizer: Any, skill: str, count: int) -> dict[str, l
     groups = [probes(tokenizer, item) for item in sample(skill, count)]
     groups = [group for group in groups if all(p.prompt for p in group)]  # an engine needs a token
     texts = iter(answers(model, tokenizer, [p for group in groups for p in group]))
-    right = [all([p.right(next(texts)) for p in group]) for group in groups]
+    parts = [[p.right(next(texts)) for p in group] for group in groups]
+    right = [all(steps) for steps in parts]
     chosen = [_chooses(model, tokenizer, g[-1]) for g in groups if g[-1].item.options]
     return {skill: right} | ({f"{skill}: options": chosen} if chosen else {})
 

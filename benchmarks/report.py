@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.others import MUCH
+
 __all__ = ["heading", "legend", "lines"]
 
 _COLUMNS = (
@@ -21,6 +23,11 @@ def lines(row: dict[str, Any]) -> str:
     found = [_line(row, name, figures) for name, figures in row["switches"].items()]
     if not row["same_tokens"]:
         found.append(f"{row['workload']:11} TOKENS DIFFER between runs")
+    others = row.get("busy_with_others")
+    if others is not None and others > MUCH:
+        found.append(
+            f"{row['workload']:11} DISTURBED: {100 * others:.0f} % of the processors were busy"
+        )
     return "\n".join(found)
 
 

@@ -1,9 +1,10 @@
 """What a step costs outside of the model: plan, batch, sampling, text and delivery to who waits.
 
 The real scheduler, cache, sampler, tokenizer and host drive a model that costs nothing: its logits lie
-ready. Every request decodes; nearly all of its context is shared, as in a program's forks. Two figures
-per case: `step` is the time of `EngineCore.step`, `host` what a step takes with the engine's thread and
-callers that wait for the end. The aim is 0.3 ms + 5 us per running request.
+ready. Every request decodes; nearly all of its context is shared, as in a program's forks. Per
+case: `step` is the time of `EngineCore.step`, `host` what a step takes with the engine's thread and
+callers that wait for the end, `draw` the part of either that is the drawing kernel. The aim, without that,
+is 0.3 ms + 5 us per running request.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ramet.engine.host import EngineHost
 from ramet.engine.loop import EngineCore
 from ramet.engine.request import LogprobOptions, Request
 from ramet.engine.runner import ModelRunner
+from ramet.engine.sampler import Plain, draw
 from ramet.engine.text import GenerationText
 from ramet.engine.tokenizer import Tokenizer
 from ramet.params import SamplingParams
@@ -99,9 +101,23 @@ def host_seconds(tokenizer: Tokenizer, count: int, context: int, **params: Any) 
         return time.perf_counter() - start
 
     run(1)
-    found = (run(STEPS + 1) - run(1)) / STEPS
+    few = min(run(1) for _ in range(3))
+    many = min(run(STEPS + 1) for _ in range(3))
     host.close()
-    return found
+    return (many - few) / STEPS
+
+
+def drawing_seconds(rows: int, **params: Any) -> float:
+    """Median time that the kernel takes to draw a token for each of `rows`: the part of a step's time
+    that is arithmetic."""
+    logits = FreeRunner(rows=rows)._logits
+    hows = [Plain(SamplingParams(**params), seed) for seed in range(rows)]
+    times = []
+    for step in range(STEPS):
+        start = time.perf_counter()
+        draw(logits, range(rows), hows, [step] * rows)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
 
 
 def sampling(rows: int, vocab: int, **params: Any) -> float:
@@ -136,14 +152,18 @@ def main() -> None:
         "greedy": {"temperature": 0.0},
         "sampled": {"temperature": 0.8, "top_p": 0.9},
     }
-    print(f"{'':8} {'running':>8} {'context':>8} {'step ms':>9} {'host ms':>9} {'aim ms':>8}")
+    names = ("running", "context", "step ms", "host ms", "draw ms", "aim ms")
+    print(f"{'':8}" + "".join(f" {name:>9}" for name in names))
     for name, params in kinds.items():
         for context in (100, 4000):
             for count in (1, 8, 64, 256):
                 step = step_seconds(tokenizer, count, context, **params) * 1e3
                 host = host_seconds(tokenizer, count, context, **params) * 1e3
+                drawing = drawing_seconds(count, **params) * 1e3
                 aim = 0.3 + 0.005 * count
-                print(f"{name:8} {count:8} {context:8} {step:9.3f} {host:9.3f} {aim:8.3f}")
+                print(
+                    f"{name:8} {count:9} {context:9} {step:9.3f} {host:9.3f} {drawing:9.3f} {aim:9.3f}"
+                )
     data = torch.zeros(64, 49_152)
     start = time.perf_counter()
     data.numpy().max()

@@ -7,6 +7,7 @@ runs are the same; refuses to know what the figures mean. Standard library only.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -46,9 +47,12 @@ class Store:
     def runs(self) -> list[dict[str, Any]]:
         return list(self.data["runs"])
 
-    def has(self, **key: Any) -> bool:
-        """Whether this run is there and did not fail."""
-        return any(_is(run, key) and "error" not in run for run in self.data["runs"])
+    def has(self, key: dict[str, Any], calm: float = math.inf) -> bool:
+        """Whether this run is there, did not fail, and others took at most `calm` cores meanwhile."""
+        return any(
+            _is(run, key) and "error" not in run and (run.get("others") or 0) <= calm
+            for run in self.data["runs"]
+        )
 
     def add(self, run: dict[str, Any]) -> None:
         """In place of an earlier run of the same key."""

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from benchmarks.peers import figures, process
+from benchmarks.peers.cores import Others
 from benchmarks.peers.gguf_file import interleaved
 from benchmarks.peers.models import kept, kv_bytes, round_rows
 from benchmarks.peers.process import Failed, NotInstalled, Process
@@ -320,6 +321,21 @@ def test_every_peer_has_a_script_that_installs_it() -> None:
         assert name == "ramet" or os.access(folder / f"{name}.sh", os.X_OK)
 
 
+def test_what_others_take_is_told_from_an_engines_own_work() -> None:
+    def spin() -> None:
+        end = time.process_time() + 0.3
+        while time.process_time() < end:
+            pass
+
+    own, foreign = Others(os.getpgrp()), Others(-1)
+    spin()
+    if (alone := own.cores()) is None:
+        pytest.skip("no /proc on this machine: what others take is not known")
+    both = foreign.cores()
+    assert both is not None
+    assert both - alone > 0.3  # of one core that was busy here
+
+
 # -- whole comparisons ---------------------------------------------------------------------------
 
 
@@ -510,12 +526,15 @@ def test_a_store_replaces_a_run_and_drops_an_engine(tmp_path: Path) -> None:
     key = {"precision": "int8", "engine": "vllm", "workload": "chat", "round": 0}
     store = Store(path, {"threads": 2}, resume=False)
     store.add({**key, "error": "once"})
-    assert not store.has(**key)
+    assert not store.has(key)
     store.add({**key, "seconds": 1.0})
     again = Store(path, {"threads": 2}, resume=True)
     assert again.runs == [{**key, "seconds": 1.0}]
+    again.add({**key, "seconds": 1.0, "others": 0.5})
+    assert again.has(key)
+    assert not again.has(key, calm=0.4)  # disturbed: to be repeated
     again.forget(["vllm"], ["fp32"])
-    assert again.has(**key)
+    assert again.has(key)
     again.forget(["vllm"], ["int8"])
     assert not again.runs
 

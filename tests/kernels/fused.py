@@ -13,9 +13,9 @@ Floats = npt.NDArray[np.float32]
 def fused(a: Floats, b: Floats, c: Floats) -> Floats:
     """a * b + c, rounded once (numbers far from the ends of float64's range).
 
-    The product of two float32 is exact in float64. Their sum is rounded there to odd (its last bit is set
-    where anything was lost), which makes the second rounding, to float32, the only one that shows. Source:
-    Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums", 2008.
+    The product of two float32 is exact in float64. Their sum is rounded there to odd (its last bit
+    is set where anything was lost), which makes the second rounding, to float32, the only one that
+    shows. Source: Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums", 2008.
     """
     product, third = a.astype(np.float64) * b.astype(np.float64), c.astype(np.float64)
     total = product + third
@@ -28,7 +28,7 @@ def fused(a: Floats, b: Floats, c: Floats) -> Floats:
 
 
 def chain(x: Floats, weight: Floats, *, fuse: bool) -> Floats:
-    """x [rows, in] times weight [out, in]: one chain of multiply-adds per output, inputs in order."""
+    """x [rows, in] times weight [out, in]: one chain of fused steps per output, in order."""
     total = np.zeros((len(x), len(weight)), np.float32)
     for k in range(x.shape[1]):
         a, b = np.broadcast_arrays(x[:, k, None], weight[None, :, k])

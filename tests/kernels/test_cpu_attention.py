@@ -1,4 +1,5 @@
-"""Native attention: the definition in float64, and equal bits of a row however it comes to be computed.
+"""Native attention: the definition in float64, and equal bits of a row however it comes to be
+computed.
 
 `test_cpu_levels.py` runs this file again for every instruction set that this machine has.
 """
@@ -49,7 +50,7 @@ def _threads() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class World:
-    """keys, values: [contents, kv_heads, d]. A row is known by its whole path, and so is its query."""
+    """keys, values: [contents, kv_heads, d]. A row and its query are known by its path."""
 
     heads: int
     keys: torch.Tensor
@@ -64,7 +65,7 @@ class World:
         return cls(kv_heads * group, keys, values)
 
     def queries(self, segments: Sequence[Segment]) -> torch.Tensor:
-        """One per row, drawn from the row's path, so that the same row has the same query anywhere."""
+        """Drawn from each row's path, so that the same row has the same query anywhere."""
         shape = (self.heads, self.keys.shape[2])
         found = [torch.empty(0, *shape)]
         for path, num_rows in segments:
@@ -84,8 +85,9 @@ def plan_of(paths: Sequence[Ids], rows: Sequence[int]) -> AttentionPlan:
 def run(
     world: World, segments: Sequence[Segment], *, share: bool = True, seed: int = 0
 ) -> torch.Tensor:
-    """The kernel's answer. Contents lie at random slots, in one slot each or (`share` False) in one for
-    every segment; all other slots hold NaN."""
+    """The kernel's answer. Contents lie at random slots, in one slot each or (`share` False) in one
+    for every segment; all other slots hold NaN.
+    """
     rng = np.random.default_rng(seed)
     num_contents = len(world.keys)
     wanted = [path if share else path + i * num_contents for i, (path, _) in enumerate(segments)]
@@ -112,10 +114,10 @@ def call(
 def expected(world: World, segments: Sequence[Segment]) -> tuple[torch.Tensor, torch.Tensor]:
     """Softmax attention in float64 and how far the kernel may be from it, both [rows, heads, d].
 
-    A score is a chain of d multiply-adds whose partial sums are about as large as the score, so its error
-    is about sqrt(d) half units of |score|, and that relative error is the weight's. Sixteen more
-    units are for the exponential (2e-7), the sums over a block, the merges and the quotient. Where weights
-    are rounded to bfloat16, each is off by up to 2^-9 of itself, and so is their sum.
+    A score is a chain of d multiply-adds whose partial sums are about as large as the score, so its
+    error is about sqrt(d) half units of |score|, and that relative error is the weight's. Sixteen
+    more units are for the exponential (2e-7), the sums over a block, the merges and the quotient.
+    Where weights are rounded to bfloat16, each is off by up to 2^-9 of itself, and so is their sum.
     """
     q, rounds = world.queries(segments), PAIRS and world.keys.dtype == torch.bfloat16
     d = q.shape[2]
@@ -313,7 +315,7 @@ def test_a_row_has_the_same_bits_however_it_is_computed(seed: int, dtype: torch.
 @pytest.mark.parametrize("shape", [(3, 3, 64), (1, 1, 64), (4, 8, 32)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_keys_split_among_threads(dtype: torch.dtype, shape: tuple[int, int, int]) -> None:
-    """Long contexts and few rows: the blocks of a row are computed by several threads and merged."""
+    """Long contexts and few rows: a row's blocks are computed by several threads and merged."""
     world = World.random(5200, *shape, dtype)
     segments = [(ids((0, 4000 + 37 * i), (5000 + 20 * i, 5)), 1 + i % 2) for i in range(8)]
     set_threads(1)

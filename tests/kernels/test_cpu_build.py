@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.models.checkpoints import make_checkpoint
+from tests.models.oracle import Run
 from typer.testing import CliRunner
 
 from ramet.cli import app
@@ -25,8 +27,6 @@ from ramet.kernels.cpu import build as building
 from ramet.kernels.cpu import library as loading
 from ramet.kernels.cpu.build import LEVELS, BuildError, best_level, build, cache_folder
 from ramet.models import load_model
-from tests.models.checkpoints import make_checkpoint
-from tests.models.oracle import Run
 
 ROOT = Path(__file__).parents[2]
 PORTABLE = LEVELS["portable"]
@@ -42,7 +42,7 @@ while [ "$#" -gt 1 ]; do [ "$1" = "-o" ] && echo compiled > "$2"; shift; done
 
 
 class Compiler:
-    """A script that `$CXX` names. `calls` are its command lines but for those that ask its version."""
+    """A script that `$CXX` names. `calls`: command lines, but for those that ask its version."""
 
     def __init__(self, folder: Path) -> None:
         self.path, self._log = folder / "the-compiler", folder / "calls"
@@ -216,7 +216,9 @@ def test_a_compiler_that_does_not_run(compiler: Compiler, cache: Path) -> None:
 
 def test_a_compiler_that_refuses_the_source(compiler: Compiler, cache: Path) -> None:
     compiler.write(compile="echo 'linear.cpp:7: error: unknown flag' >&2; exit 1")
-    with pytest.raises(BuildError, match="the-compiler failed:\nlinear.cpp:7: error: unknown flag"):
+    with pytest.raises(
+        BuildError, match=r"the-compiler failed:\nlinear\.cpp:7: error: unknown flag"
+    ):
         build(PORTABLE)
     assert list(cache.iterdir()) == [], "half a library was left behind"
     compiler.write()

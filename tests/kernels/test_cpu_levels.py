@@ -1,7 +1,9 @@
-"""Every instruction set that this machine has, not only the best one: the same tests, in a process of its own.
+"""Every instruction set that this machine has, not only the best one: the same tests, in a process
+of its own.
 
-Levels may differ from one another in a float's last bits; each must be exact in itself, and int8 products have
-the same bits on all. The level is fixed when the library is loaded, hence the processes.
+Levels may differ from one another in a float's last bits; each must be exact in itself, and int8
+products have the same bits on all. The level is fixed when the library is loaded, hence the
+processes.
 """
 
 from __future__ import annotations

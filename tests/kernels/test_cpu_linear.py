@@ -1,7 +1,7 @@
 """Native matrix products: equal to their definitions bit by bit, whatever rows come along.
 
-The definitions are those of kernels/cpu/linear.h, written again in numpy. `test_cpu_levels.py` runs this
-file again for every instruction set that this machine has.
+The definitions are those of kernels/cpu/linear.h, written again in numpy. `test_cpu_levels.py` runs
+this file again for every instruction set that this machine has.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from tests.kernels.fused import Floats, chain, fused
 
 from ramet.errors import InvalidRequest
 from ramet.kernels import quantize, threads
 from ramet.kernels.cpu.build import best_level
 from ramet.kernels.cpu.library import library, why_not
-from tests.kernels.fused import Floats, chain, fused
 
 if why_not() is not None:
     pytest.skip(f"no native kernels: {why_not()}", allow_module_level=True)
@@ -93,8 +93,9 @@ def test_it_equals_its_definition(kind: str, shape: tuple[int, int], bias: bool)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("kind", ["fp16", "fp32"])
 def test_float_kinds_are_near_the_exact_product(kind: str, shape: tuple[int, int]) -> None:
-    """A chain of n multiply-adds errs by at most n half units of the sum of magnitudes (Higham, section
-    3.1), with the bias and a rounding twice on the portable level 2 n + 1."""
+    """A chain of n multiply-adds errs by at most n half units of the sum of magnitudes (Higham,
+    section 3.1), with the bias and a rounding twice on the portable level 2 n + 1.
+    """
     x, weight, bias = matrices(*shape)
     got = NativeLinear(weight, bias, kind)(x).double()
     w = (weight.half() if kind == "fp16" else weight).double()
@@ -318,13 +319,16 @@ def test_refusals() -> None:
 
 
 def test_the_fused_twin_itself() -> None:
-    """Cases in which rounding twice is wrong: a * b + c just above or below the middle of two floats."""
+    """Cases in which rounding twice is wrong: a * b + c just above or below the middle of two
+    floats.
+    """
     one, tiny = np.float32(1), np.float32(2.0**-40)
     half = np.float32(2.0**-24)  # half a unit of 1
     odd = one + np.float32(2.0**-23)
     got = fused(np.array([tiny, -tiny, tiny, -tiny]), one, np.array([one, one, odd, odd]))
     assert got.tolist() == [1, 1, odd, odd]
-    # (1 + 2^-12)(2^-24 - 2^-36) = 2^-24 - 2^-48: a little below half a unit, which float64 cannot hold
+    # (1 + 2^-12)(2^-24 - 2^-36) = 2^-24 - 2^-48: a little below half a unit, which float64 cannot
+    # hold
     a, b = np.float32(1 + 2.0**-12), np.float32(2.0**-24 - 2.0**-36)
     assert fused(a, b, odd) == odd
     assert fused(a, half, odd) == odd + np.float32(2.0**-23)

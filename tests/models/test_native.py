@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.models.checkpoints import make_checkpoint
+from tests.models.oracle import Run
 
 from ramet.cache.pool import KVPool
 from ramet.kernels import threads
@@ -22,8 +24,6 @@ from ramet.kernels.cpu.library import why_not
 from ramet.kernels.plan import AttentionPlan
 from ramet.models import load_model
 from ramet.models.decoder import Decoder
-from tests.models.checkpoints import make_checkpoint
-from tests.models.oracle import Run
 
 if why_not() is not None:
     pytest.skip(f"no native kernels: {why_not()}", allow_module_level=True)
@@ -36,9 +36,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "fp16 KV": {"dtype": "float32", "kv_dtype": "float16"},
     "bf16 KV": {"dtype": "float32", "kv_dtype": "bfloat16"},
 }
-# How far log-probabilities may be from the slow twin's, which multiplies by the same matrices: at most, and on
-# average. A number that lies between two of 8 bits, or of 16 where keys and values are that, may be rounded
-# either way; with bfloat16, queries and weights may be rounded as well.
+# How far log-probabilities may be from the slow twin's, which multiplies by the same matrices: at
+# most, and on average. A number that lies between two of 8 bits, or of 16 where keys and values are
+# that, may be rounded either way; with bfloat16, queries and weights may be rounded as well.
 NEAR = {
     "fp32": (1e-4, 1e-5),
     "fp16": (1e-4, 1e-5),

@@ -1,4 +1,6 @@
-"""8-bit checkpoints: what is saved gives the bits of quantizing while loading; all other schemes are refused."""
+"""8-bit checkpoints: what is saved gives the bits of quantizing while loading; all other schemes
+are refused.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.models.checkpoints import edit_json, make_checkpoint
+from tests.models.oracle import Run
 from typer.testing import CliRunner
 
 from ramet import Engine
@@ -21,8 +25,6 @@ from ramet.kernels.quantize import quantize_int8
 from ramet.models import load_model
 from ramet.models.quantized import save_quantized
 from ramet.models.scheme import INT8_SCHEME
-from tests.models.checkpoints import edit_json, make_checkpoint
-from tests.models.oracle import Run
 
 if why_not() is not None:
     pytest.skip(f"no native kernels: {why_not()}", allow_module_level=True)
@@ -257,7 +259,7 @@ def test_other_schemes_are_refused_by_name(name: str, saved: Path) -> None:
 @pytest.mark.parametrize("value", ["int8", 8, ["compressed-tensors"]])
 def test_a_scheme_that_is_no_object(value: Any, saved: Path) -> None:
     edit_json(saved / "config.json", quantization_config=value)
-    with pytest.raises(CheckpointError, match="quantization_config is .*, expected an object"):
+    with pytest.raises(CheckpointError, match=r"quantization_config is .*, expected an object"):
         load_model(saved)
 
 
@@ -284,7 +286,7 @@ def test_where_it_may_not_be_written(saved: Path, tmp_path: Path) -> None:
         save_quantized(source, saved)
     with pytest.raises(InvalidRequest, match=r"^source: .*is quantized already"):
         save_quantized(saved, tmp_path / "again")
-    with pytest.raises(CheckpointError, match="does not exist|is missing"):
+    with pytest.raises(CheckpointError, match=r"does not exist|is missing"):
         save_quantized(tmp_path / "nowhere", tmp_path / "again")
     assert not (tmp_path / "again").exists()
     (tmp_path / "empty").mkdir()

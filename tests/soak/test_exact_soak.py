@@ -1,8 +1,9 @@
-"""A million tokens through the real engine and model, every request against itself alone on an empty cache.
+"""A million tokens through the real engine and model, every request against itself alone on an
+empty cache.
 
-SOAK_TOKENS=100000 make soak ARGS=tests/soak/test_exact_soak.py is a shorter run. Worlds are those of
-tests/engine/exactness.py, small and large, on tiny random models in every form of weights and cache. What
-shares a batch runs on one thread and its twin alone on two, or the other way round.
+SOAK_TOKENS=100000 make soak ARGS=tests/soak/test_exact_soak.py is a shorter run. Worlds are those
+of tests/engine/exactness.py, small and large, on tiny random models in every form of weights and
+cache. What shares a batch runs on one thread and its twin alone on two, or the other way round.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ SCALES = (1, 2, 4, 4)  # of a world's prompts and cache; most tokens come from t
 
 
 class SoakWorld(ExactWorld):
-    """The batch on `1 + seed % 2` threads, what it is compared with on the other number; in every third
-    world the cache is small."""
+    """The batch on `1 + seed % 2` threads, what it is compared with on the other number; in every
+    third world the cache is small.
+    """
 
     def __init__(self, model: Decoder, seed: int, scale: int) -> None:
         super().__init__(model, seed, scale)
@@ -91,7 +93,7 @@ def test_a_million_tokens(soak_seed: int, tmp_path: Path, monkeypatch: pytest.Mo
         preemptions += world.num_preemptions
     minutes = (time.monotonic() - start) / 60
     print(
-        f"\n{tokens:,} tokens in {worlds} worlds with {preemptions} preemptions, {minutes:.1f} minutes: "
+        f"\n{tokens:,} tokens in {worlds} worlds, {preemptions} preemptions, {minutes:.1f} min: "
         f"0 differing bits in {scores:,} log-probabilities, first seed {soak_seed}"
     )
     assert scores

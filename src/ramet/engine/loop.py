@@ -160,6 +160,7 @@ class EngineCore:
         self._count["computed"] += batch.num_rows
         for score, scored in zip(batch.scores, outcome.scores, strict=True):
             score.request.prompt_scores.extend(scored)
+        num_generated = 0
         for query, token in self._answers(batch, outcome):
             request = query.request
             if request.finish_reason is not None:
@@ -167,7 +168,9 @@ class EngineCore:
             if isinstance(token, Exception):
                 self._fail(request, token)
             else:
+                num_generated += 1
                 self._append(request, token)
+        self._count["generated"] += num_generated
         for request, _ in batch.planned:
             if request.wants_sample or request.finished:
                 continue
@@ -215,7 +218,6 @@ class EngineCore:
         request.append(token.token_id)
         if request.logprobs.output:
             request.output_scores.append(token)
-        self._count["generated"] += 1
         if self.drafts is not None:
             self.drafts.generated(request)
         reason = self._ending(request, token.token_id)

@@ -344,9 +344,10 @@ class Scheduler:
         return [request for request, _ in batch.planned]
 
     def _count_prompt_rows(self, batch: Batch) -> None:
-        for request, start, stop, *_ in batch.segments:
+        for segment in batch.segments:
+            request = segment.request
             if not request.output_ids and request.num_preemptions == 0:
-                request.num_prompt_rows += min(stop, request.num_prompt) - start
+                request.num_prompt_rows += min(segment.stop, request.num_prompt) - segment.start
 
     # -- coming and going ------------------------------------------------------------------------
 

@@ -60,7 +60,8 @@ void linear(const Linear& layer, const Rows& x, int64_t rows, float* y, int64_t 
   const int64_t per_task = std::max<int64_t>(1, std::min(panels / wanted, kPanelBytes * 4 / bytes_panel));
   const int64_t column_blocks = divide_up(panels, per_task);
   parallel_for(row_blocks * column_blocks, [&](int64_t task, int) {
-    const int64_t r = task / column_blocks, c = task % column_blocks;
+    // Weights in the outer loop: they are the larger part, and come from memory once.
+    const int64_t r = task % row_blocks, c = task / row_blocks;
     const Block block{rows * r / row_blocks, rows * (r + 1) / row_blocks, panels * c / column_blocks,
                       panels * (c + 1) / column_blocks};
     (layer.kind == kInt8 ? int8_block : float_block)(layer, x, block, y, y_stride, add);

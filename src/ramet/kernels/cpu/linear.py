@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import threading
+import weakref
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from ramet.errors import InvalidRequest
@@ -95,7 +99,7 @@ class NativeLinear:
     def _pack(self, weight: torch.Tensor) -> torch.Tensor:
         number = KINDS.index(self.kind)
         size = self._lib.ramet_linear_bytes(number, self.in_features, self.out_features)
-        packed = _aligned(size)
+        packed = _arena.take(size)
         offsets = None if self._offsets is None else self._offsets.data_ptr()
         self._lib.ramet_linear_pack(
             number,
@@ -131,7 +135,28 @@ def _vector(tensor: torch.Tensor | None, size: int) -> torch.Tensor | None:
     return tensor.detach().flatten().float().contiguous()
 
 
-def _aligned(num_bytes: int) -> torch.Tensor:
-    whole = torch.empty(num_bytes + _ALIGNMENT, dtype=torch.uint8)
-    start = -whole.data_ptr() % _ALIGNMENT
-    return whole[start : start + num_bytes]
+class _Arena:
+    """Memory for packed weights, side by side in large pieces: the system backs those with large pages where
+    it may (numpy asks for them), and weights are read at the memory's speed only then. A piece is freed
+    with the last weight in it."""
+
+    PIECE = 64 << 20
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._piece: weakref.ref[npt.NDArray[np.uint8]] | None = None
+        self._used = 0
+
+    def take(self, num_bytes: int) -> torch.Tensor:
+        """Memory on a cache line, of any content."""
+        with self._lock:
+            piece = None if self._piece is None else self._piece()
+            if piece is None or self._used + num_bytes > piece.size:
+                piece = np.empty(max(self.PIECE, num_bytes + _ALIGNMENT), np.uint8)
+                self._piece, self._used = weakref.ref(piece), -piece.ctypes.data % _ALIGNMENT
+            start = self._used
+            self._used += -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
+            return torch.from_numpy(piece[start : start + num_bytes])
+
+
+_arena = _Arena()
