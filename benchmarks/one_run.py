@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from benchmarks.others import Clock
 from benchmarks.recorder import Recorder, TracedCall
 from benchmarks.switches import Switch
 from benchmarks.workloads import Load
@@ -28,7 +29,7 @@ class Measured:
     beginning to its end; p95: the time that 95 % stay below. `hit_rate` counts what the model computed
     of prompts, announced prefixes too: 1 - computed prompt tokens / prompt tokens; `told_hit_rate` is
     the engine's own count, which leaves those out. `guessed_tokens` are drafts (the rows of wrong ones are
-    in no other count)."""
+    in no other count). `busy_with_others`: the share of the processors that other processes had."""
 
     seconds: float
     programs: int
@@ -47,6 +48,7 @@ class Measured:
     preemptions: int
     guessed_tokens: int
     rightly_guessed: int
+    busy_with_others: float | None
     tokens_digest: str
 
 
@@ -54,13 +56,14 @@ def run_once(engine: Engine, load: Load, switch: Switch) -> tuple[Measured, list
     """Run all programs of `load` on an empty cache. What fails in a program is raised."""
     recorder = Recorder(engine, hints=switch.hints, serial=switch.serial)
     engine.flush_cache()
-    before = engine.stats
+    before, clock = engine.stats, Clock.read()
     start = time.perf_counter()
     latencies = _run_programs(recorder, load, switch)
     seconds = time.perf_counter() - start
-    after = engine.stats
+    later, after = Clock.read(), engine.stats
+    others = later.others_since(clock) if clock and later else None
     trace = recorder.trace()
-    return _measured(seconds, latencies, trace, before, after), trace
+    return _measured(seconds, latencies, trace, (before, after), others), trace
 
 
 def _run_programs(recorder: Recorder, load: Load, switch: Switch) -> list[float]:
@@ -87,6 +90,7 @@ def _measured(
     before: EngineStats,
     after: EngineStats,
 ) -> Measured:
+    before, after = stats
     prompt = sum(len(call.prompt) for call in trace)
     generated = sum(call.generated for call in trace)
     computed = after.num_computed_tokens - before.num_computed_tokens
@@ -112,6 +116,7 @@ def _measured(
         preemptions=after.num_preemptions - before.num_preemptions,
         guessed_tokens=after.num_draft_tokens - before.num_draft_tokens,
         rightly_guessed=after.num_accepted_tokens - before.num_accepted_tokens,
+        busy_with_others=others,
         tokens_digest=_digest(trace),
     )
 

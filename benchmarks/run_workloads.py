@@ -30,7 +30,6 @@ from benchmarks.arguments import parse
 from benchmarks.machine import describe
 from benchmarks.one_run import Measured, run_once
 from benchmarks.optimum import Needs, needs
-from benchmarks.others import busy_share
 from benchmarks.recorder import TracedCall
 from benchmarks.roofline import Machine, best_of, floor, measure, now, precision
 from benchmarks.switches import Switch
@@ -116,7 +115,6 @@ def _measure(
 ) -> dict[str, Any]:
     runs: dict[str, list[Measured]] = {switch.name: [] for switch in given.switches}
     trace: list[TracedCall] = []
-    others = busy_share()
     before = now(machine, given.measure_seconds / 4)
     for number in range(given.rounds):
         # A B, B A, A B: a machine that slows down favours none of them.
@@ -126,8 +124,7 @@ def _measure(
             trace = trace or traced
     after = now(machine, given.measure_seconds / 4)
     limits = best_of(before, after)
-    row = _row(workload, load, engines.get(given.switches[0]), limits, runs, trace)
-    return {**row, "busy_with_others": others}
+    return _row(workload, load, engines.get(given.switches[0]), limits, runs, trace)
 
 
 def _slots(engine: Engine, load: Load, switch: Switch, share: float) -> int:

@@ -333,7 +333,7 @@ def test_what_others_take_is_told_from_an_engines_own_work() -> None:
         pytest.skip("no /proc on this machine: what others take is not known")
     both = foreign.cores()
     assert both is not None
-    assert both - alone > 0.3  # of one core that was busy here
+    assert both - alone > 0.1  # of the core that was busy here
 
 
 # -- whole comparisons ---------------------------------------------------------------------------

@@ -379,7 +379,6 @@ def test_the_command_writes_a_table_and_json(
 ) -> None:
     monkeypatch.setattr(run_workloads, "measure", lambda *_: MACHINE)
     monkeypatch.setattr(run_workloads, "now", lambda machine, _: machine)
-    monkeypatch.setattr(run_workloads, "busy_share", lambda: 0.0)
     out = tmp_path / "out.json"
     few = ["--only", "mmlu,chat_short", "--scale", "0.1", "--lengths", "0.05", "--rounds", "2"]
     options = ["--options", "max_cache_tokens=4096", "schedule_policy=fcfs"]
@@ -416,15 +415,19 @@ def test_runs_that_differ_are_told() -> None:
         "switches": {"full": figures},
     }
     assert "TOKENS DIFFER" in report.lines(row)
-    assert "DISTURBED" not in report.lines({**row, "busy_with_others": 0.05})
-    assert "DISTURBED: 60 %" in report.lines({**row, "busy_with_others": 0.6})
+    calm, loud = ({"full": {**figures, "busy_with_others": share}} for share in (0.05, 0.6))
+    assert "DISTURBED" not in report.lines({**row, "switches": calm})
+    assert "DISTURBED: others had 60 %" in report.lines({**row, "switches": loud})
 
 
-def test_ticks_by_hand() -> None:
+def test_others_are_what_is_busy_and_not_this_process() -> None:
     """user nice system idle iowait irq softirq steal guest guest_nice (the last two are in user)"""
     assert others.busy_ticks("cpu  10 20 30 400 500 6 7 8 9 9\ncpu0 1 1 1 1\n") == (81, 981)
-    share = others.busy_share(0.05)
-    assert share is None or 0 <= share <= 1
+    before, after = others.Clock(100, 50, 10), others.Clock(104, 53, 12)
+    assert after.others_since(before) == pytest.approx(1 / 4)
+    assert others.Clock(104, 51, 12).others_since(before) == 0
+    now = others.Clock.read()
+    assert now is None or now.total >= now.busy > now.own > 0
 
 
 @pytest.mark.parametrize(
@@ -502,7 +505,6 @@ def test_little_memory_is_a_share_of_what_the_workload_fills(
 ) -> None:
     monkeypatch.setattr(run_workloads, "measure", lambda *_: MACHINE)
     monkeypatch.setattr(run_workloads, "now", lambda machine, _: machine)
-    monkeypatch.setattr(run_workloads, "busy_share", lambda: 0.0)
     out = tmp_path / "out.json"
     few = ["--only", "mmlu", "--scale", "0.3", "--lengths", "0.05", "--switches", "full,random"]
     assert (

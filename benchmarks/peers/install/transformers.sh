@@ -5,9 +5,10 @@
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu saves the download of a PyTorch for CUDA.
 set -eu
 home=${RAMET_PEERS:-${XDG_CACHE_HOME:-$HOME/.cache}/ramet/peers}/transformers
+has() { "$home/bin/python" -c "from importlib.metadata import version as v; assert v('$1').startswith('$2')" 2>/dev/null; }
 [ -x "$home/bin/pip" ] || "${PYTHON:-python3}" -m venv "$home"
-"$home/bin/python" -c 'import torch; assert torch.__version__.startswith("2.13.0")' 2>/dev/null ||
-    "$home/bin/pip" install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch==2.13.0
-"$home/bin/pip" install transformers==5.23.0 torch==2.13.0 safetensors==0.8.0 numpy==2.4.6
+has torch 2.13.0 || "$home/bin/pip" install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch==2.13.0
+has transformers 5.23.0 ||
+    "$home/bin/pip" install transformers==5.23.0 torch==2.13.0 safetensors==0.8.0 numpy==2.4.6
 cd /
 "$home/bin/python" -c 'import torch, transformers; print("transformers", transformers.__version__)'
