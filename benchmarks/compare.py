@@ -74,16 +74,14 @@ def _rounds(given: argparse.Namespace, precision: str, store: Store, fleet: _Fle
     for number in range(given.rounds):
         for workload in given.workloads:
             # A B C, C B A: a machine that slows down favours none of them.
-            for engine in given.engines[:: 1 if number % 2 == 0 else -1]:
-                key = {"precision": precision, "engine": engine, "workload": workload}
-                if store.has({**key, "round": number}, given.calm):
-                    continue
-                if time.monotonic() > given.deadline:
-                    return False
-                run = fleet.run(engine, workload, number)
-                if run is not None:
-                    store.add({**key, "round": number, **run})
-                    _say({**key, "round": number, **run})
+            turns = [
+                {"precision": precision, "engine": engine, "workload": workload, "round": number}
+                for engine in given.engines[:: 1 if number % 2 == 0 else -1]
+            ]
+            turns = [key for key in turns if not store.has(key, given.calm)]
+            if turns and time.monotonic() > given.deadline:
+                return False
+            fleet.take_turns(turns)
     return True
 
 
@@ -127,28 +125,37 @@ class _Fleet:
         while self._running:
             self._end(next(iter(self._running)))
 
-    def run(self, engine: str, workload: str, number: int) -> dict[str, Any] | None:
-        """The figures of one run, or its "error"; None for an engine that there is not."""
-        if engine in self._useless:
-            return None
+    def take_turns(self, turns: list[dict[str, Any]]) -> None:
+        """Run and store what `turns` say, one after the other, as far as there are the engines."""
+        turns = [key for key in turns if key["engine"] not in self._useless]
+        if not turns:
+            return
         with self._quiet:
-            if engine not in self._running and not self._start(engine):
-                return None
-            running = self._running[engine] = self._running.pop(engine)
-            request = {
-                "do": "run",
-                "workload": workload,
-                "parameters": self._given.parameters[workload],
-                "vocab": self._vocab,
-                "seed": number,
-            }
-            others = Others(running.pid)
-            try:
-                answer = running.ask(request, _RUN_SECONDS)
-            except process.Failed as error:
-                self._end(engine)
-                return {"error": str(error)}
-            return {"seed": number, "when": int(time.time()), "others": others.cores(), **answer}
+            for key in turns:
+                run = self._run(key["engine"], key["workload"], key["round"])
+                if run is not None:
+                    self._store.add({**key, **run})
+                    _say({**key, **run})
+
+    def _run(self, engine: str, workload: str, number: int) -> dict[str, Any] | None:
+        """The figures of one run, or its "error"; None for an engine that cannot be started."""
+        if engine not in self._running and not self._start(engine):
+            return None
+        running = self._running[engine] = self._running.pop(engine)
+        request = {
+            "do": "run",
+            "workload": workload,
+            "parameters": self._given.parameters[workload],
+            "vocab": self._vocab,
+            "seed": number,
+        }
+        others = Others(running.pid)
+        try:
+            answer = running.ask(request, _RUN_SECONDS)
+        except process.Failed as error:
+            self._end(engine)
+            return {"error": str(error)}
+        return {"seed": number, "when": int(time.time()), "others": others.cores(), **answer}
 
     def _start(self, engine: str) -> bool:
         """Load `engine` and let it answer something; False, with the reason noted, if it cannot."""

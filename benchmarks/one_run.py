@@ -87,8 +87,8 @@ def _measured(
     seconds: float,
     latencies: list[float],
     trace: list[TracedCall],
-    before: EngineStats,
-    after: EngineStats,
+    stats: tuple[EngineStats, EngineStats],
+    others: float | None,
 ) -> Measured:
     before, after = stats
     prompt = sum(len(call.prompt) for call in trace)

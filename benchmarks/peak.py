@@ -12,7 +12,7 @@ import functools
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +85,7 @@ def _bandwidth(
     return threads * lines * _LINE / min(times) / 1e9
 
 
-def _together(pool: ThreadPoolExecutor, jobs: list[Callable[[], object]]) -> float:
+def _together(pool: ThreadPoolExecutor, jobs: Sequence[Callable[[], object]]) -> float:
     """Seconds until all have run, each on a thread of its own (ctypes leaves the interpreter free)."""
     start = time.perf_counter()
     for done in [pool.submit(job) for job in jobs]:

@@ -452,12 +452,15 @@ def test_the_machine_is_held_while_something_is_measured(
 ) -> None:
     notes = tmp_path / "notes"
     hold = f"sh -c 'echo quiet >>{notes}; echo held; cat; echo loud >>{notes}'"
-    assert run("--rounds", "1", "--engines", "ramet", "--hold", hold)[0] == 0
-    assert fakes.notes == [
-        *("quiet", "ramet load", "loud"),
-        *("quiet", "ramet chat", "ramet chat", "loud"),
-        "ramet close",
+    assert run("--rounds", "1", "--engines", "ramet,vllm", "--hold", hold)[0] == 0
+    assert fakes.notes[:8] == [
+        *("quiet", "ramet load", "vllm load", "loud"),  # few_shot
+        *("quiet", "ramet chat", "ramet chat", "vllm chat"),
     ]
+    assert fakes.notes[9:] == ["loud", "ramet close", "vllm close"]
+    # Nothing is left to do, so nobody is asked to be quiet.
+    assert run("--rounds", "1", "--engines", "ramet,vllm", "--hold", hold, "--resume")[0] == 0
+    assert fakes.notes[12:] == []
 
 
 # -- what the figures say ------------------------------------------------------------------------

@@ -109,7 +109,13 @@ struct BfloatArithmetic {
   static constexpr int64_t kValueRows = kBlock / 2;
 
   static void put_query(const float* from, int64_t d, float scale, uint32_t* to) {
-    for (int64_t i = 0; i < d; i += 2) {
+    int64_t i = 0;
+    for (; i + 2 * kWidth <= d; i += 2 * kWidth, to += kWidth) {
+      const Vec low = mul(load(from + i), broadcast(scale));
+      const Vec high = mul(load(from + i + kWidth), broadcast(scale));
+      _mm512_storeu_si512(to, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low)));
+    }
+    for (; i < d; i += 2) {
       const uint32_t low = to_bfloat(from[i] * scale).bits;
       const uint32_t high = i + 1 < d ? to_bfloat(from[i + 1] * scale).bits : 0;
       *to++ = low | high << 16;
