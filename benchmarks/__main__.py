@@ -6,17 +6,13 @@ alone runs the usual ones in full.
 
 from __future__ import annotations
 
+import importlib
 import sys
-from collections.abc import Callable
 
-from benchmarks import compare, run_workloads, shared_prefix
-
-# The first take no arguments; each of the others is given those that follow its name.
-PLAIN: dict[str, Callable[[], object]] = {"shared_prefix": shared_prefix.main}
-WITH_OPTIONS: dict[str, Callable[[list[str]], int]] = {
-    "workloads": run_workloads.main,
-    "compare": compare.main,
-}
+# The first take no arguments; each of the others is given those that follow its name. Only what runs is
+# imported.
+PLAIN = {"shared_prefix": "benchmarks.shared_prefix"}
+WITH_OPTIONS = {"workloads": "benchmarks.run_workloads", "compare": "benchmarks.compare"}
 USUAL = ("shared_prefix", "workloads")
 
 
@@ -36,9 +32,9 @@ def main(arguments: list[str]) -> int:
     for name in names or USUAL:
         print(f"== {name}", flush=True)
         if name in PLAIN:
-            PLAIN[name]()
+            importlib.import_module(PLAIN[name]).main()
         else:
-            worst = max(worst, WITH_OPTIONS[name](options))
+            worst = max(worst, importlib.import_module(WITH_OPTIONS[name]).main(options))
     return worst
 
 

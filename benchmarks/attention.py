@@ -6,9 +6,9 @@ machine's limits.
 One layer, keys and values in a pool of slots in random order. PyTorch gets them gathered and laid
 out as it likes best, for nothing; what gathering costs is shown beside it ("+ gather"). It knows no
 shared keys: each row reads its own copy. The floor is the longer of two times: the operations at
-the measured peak of fp32, and reading each slot once at the measured bandwidth; "%" is floor /
-time. Pools of short contexts fit in a cache, and a decoding row then reads faster than memory is;
-bfloat16 can pass the floor as well, where the processor multiplies pairs of it.
+the measured peak (of bfloat16 for bfloat16, where the processor multiplies it, else of fp32), and
+reading each slot once at the measured bandwidth; "%" is floor / time. Pools of short contexts fit
+in a cache, and a decoding row then reads faster than memory is.
 """
 
 from __future__ import annotations
@@ -106,15 +106,12 @@ class Layer:
         q = torch.randn(rows, num_heads, d, generator=generator)
         return cls(case, case.plan(np.random.default_rng(0)), q, keys.to(dtype), values.to(dtype))
 
-    def with_plan(self) -> Callable[[], object]:
-        """The whole of it: the plan is dealt out once per forward pass, here in every call."""
-        shape = (*self.q.shape[1:2], *self.keys.shape[1:])
-        return lambda: native.attention(
-            self.q, self.keys, self.values, native.prepare(self.plan, *shape)
-        )
+    def plan_alone(self) -> Callable[[], object]:
+        """Dealing the work out, which is done once per forward pass."""
+        return lambda: native.prepare(self.plan, self.q.shape[1], *self.keys.shape[1:])
 
     def planned(self) -> Callable[[], object]:
-        prepared = native.prepare(self.plan, *self.q.shape[1:2], *self.keys.shape[1:])
+        prepared = native.prepare(self.plan, self.q.shape[1], *self.keys.shape[1:])
         return lambda: native.attention(self.q, self.keys, self.values, prepared)
 
     def gathered(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -152,7 +149,8 @@ class Layer:
         num_heads, d = self.q.shape[1:]
         operations = 4.0 * self.case.pairs * num_heads * d
         num_bytes = 2.0 * self.keys.numel() * self.keys.element_size() + 2 * 4 * self.q.numel()
-        rate = peaks.compute.get("fp32")
+        pairs = self.keys.dtype == torch.bfloat16
+        rate = peaks.compute.get("bf16" if pairs else "fp32") or peaks.compute.get("fp32")
         compute = operations / rate / 1e9 if rate else 0.0
         return compute, num_bytes / peaks.bandwidth / 1e9 if peaks.bandwidth else 0.0
 
@@ -182,11 +180,11 @@ def measure(case: Case, heads: tuple[int, int, int], peaks: Peaks, turns: int) -
     for name, layer in layers.items():
         check(layer, 1e-4 if name != "bf16" else 0.05)
     runs = {name: layer.planned() for name, layer in layers.items()}
-    runs["plan"] = layers["fp32"].with_plan()
+    runs["plan"] = layers["fp32"].plan_alone()
     runs["torch"] = layers["fp32"].torch(gather=False)
     runs["+ gather"] = layers["fp32"].torch(gather=True)
     times = interleaved(runs, turns=turns)
-    plan = times["plan"] - times["fp32"]
+    plan = f" {times['plan'] * 1e6:7.0f}"
     lines = []
     for name, layer in layers.items():
         own, (compute, memory) = times[name], layer.floor(peaks)
@@ -194,7 +192,7 @@ def measure(case: Case, heads: tuple[int, int, int], peaks: Peaks, turns: int) -
         lines.append(
             f"{name} {own * 1e3:9.3f} {operations / own / 1e9:8.1f}"
             f" {100 * max(compute, memory) / own:5.0f}% {times['torch'] / own:8.2f}x"
-            f" {times['+ gather'] / own:8.2f}x" + (f" {plan * 1e6:7.0f}" if name == "fp32" else "")
+            f" {times['+ gather'] / own:8.2f}x{plan if name == 'fp32' else ''}"
         )
     return lines
 
