@@ -53,7 +53,7 @@ def _panel(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xscale("log")
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="lower right", fontsize=8)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1), fontsize=8)
 
 
 def _first(rows: Sequence[Mapping[str, Any]], name: str) -> int:
