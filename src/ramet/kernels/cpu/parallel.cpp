@@ -12,6 +12,11 @@
 
 #include <pthread.h>
 
+#if defined(__linux__)
+#include <sched.h>
+#include <unistd.h>
+#endif
+
 #if defined(__x86_64__) || defined(__i386__)
 #include <immintrin.h>
 #define RAMET_PAUSE() _mm_pause()
@@ -23,6 +28,33 @@ namespace ramet {
 namespace {
 
 constexpr auto kSpin = std::chrono::microseconds(200);
+
+int this_core() {
+#if defined(__linux__)
+  return sched_getcpu();
+#else
+  return -1;
+#endif
+}
+
+// Moves the calling thread off `core` if that is where it runs and there is another one: the system wakes a
+// worker where its waker runs, and takes its time to part the two.
+void leave_core(int core) {
+#if defined(__linux__)
+  if (core < 0 || core >= CPU_SETSIZE || sched_getcpu() != core) return;
+  static const cpu_set_t all = [] {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    sched_getaffinity(getpid(), sizeof set, &set);
+    return set;
+  }();
+  cpu_set_t others = all;
+  CPU_CLR(core, &others);
+  if (CPU_COUNT(&others) > 0) sched_setaffinity(0, sizeof others, &others);
+#else
+  (void)core;
+#endif
+}
 
 struct Buffer {
   void* data = nullptr;
@@ -36,7 +68,9 @@ struct Pool {
   const std::function<void(int64_t, int)>* task = nullptr;
   int64_t count = 0;
   std::atomic<int64_t> next{0};
-  std::atomic<int> busy{0};          // workers that have not finished the current region
+  std::atomic<bool> open{false};     // whether the current region may be entered
+  std::atomic<int> inside{0};        // workers that are in it, or are about to find it closed
+  std::atomic<int> caller_core{-1};  // where the caller of the current region runs
   std::atomic<uint64_t> region{0};   // number of the current region
   std::atomic<bool> quit{false};
   std::mutex mutex;
@@ -88,8 +122,11 @@ struct Pool {
     for (;;) {
       seen = wait(seen);
       if (quit) return;
-      claim(thread);
-      busy.fetch_sub(1, std::memory_order_release);
+      leave_core(caller_core.load(std::memory_order_relaxed));
+      // Either this is seen when the caller closes the region, or the region is seen closed.
+      inside.fetch_add(1);
+      if (open.load()) claim(thread);
+      inside.fetch_sub(1);
     }
   }
 
@@ -101,7 +138,8 @@ struct Pool {
     task = &f;
     count = n;
     next.store(0, std::memory_order_relaxed);
-    busy.store(static_cast<int>(workers.size()), std::memory_order_relaxed);
+    caller_core.store(this_core(), std::memory_order_relaxed);
+    open.store(true);
     bool somebody_sleeps;
     {
       std::lock_guard<std::mutex> lock(mutex);
@@ -110,8 +148,10 @@ struct Pool {
     }
     if (somebody_sleeps) wake.notify_all();
     claim(0);
-    for (int spins = 0; busy.load(std::memory_order_acquire) != 0; ++spins) {
-      // A worker that lost its core to another process must be let in.
+    open.store(false);
+    for (int spins = 0; inside.load() != 0; ++spins) {
+      // A worker that has a task and lost its core to another process must be let in. One that has not
+      // come by now is not waited for.
       if (spins < 4096) RAMET_PAUSE(); else std::this_thread::yield();
     }
   }
