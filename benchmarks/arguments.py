@@ -67,6 +67,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SHARE",
         help="cache only this share of the tokens that a workload would fill it with",
     )
+    add(
+        "--patience",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="repeat a run for so long while others disturb it",
+    )
     add("--options", nargs="*", default=[], metavar="NAME=VALUE", help="of the engine")
     add("--measure-seconds", type=float, default=0.4, help="per rate of the machine")
     add("--json", metavar="FILE", help="write everything, every round included")

@@ -246,9 +246,12 @@ class _Quiet:
             raise SystemExit(f"--hold: {self._command!r} ended without a line")
 
     def __exit__(self, *_: object) -> None:
-        if self._holder is not None:
-            self._holder.communicate()
-            self._holder = None
+        if self._holder is None:
+            return
+        if self._holder.poll() is not None:
+            print("  --hold ended before the measurement did: look at what others took", flush=True)
+        self._holder.communicate()
+        self._holder = None
 
 
 def _machine(threads: int) -> dict[str, Any]:

@@ -420,6 +420,17 @@ def test_runs_that_differ_are_told() -> None:
     assert "DISTURBED: others had 60 %" in report.lines({**row, "switches": loud})
 
 
+def test_a_disturbed_run_is_repeated_while_there_is_patience(monkeypatch: Any) -> None:
+    shares = [0.5, 0.4, 0.01, 0.3]
+    runs = iter(SimpleNamespace(busy_with_others=share) for share in shares)
+    monkeypatch.setattr(run_workloads, "run_once", lambda *_: (next(runs), []))
+    none: Any = None
+    best, _ = run_workloads._undisturbed(none, none, none, patience=60)
+    assert best.busy_with_others == 0.01
+    last, _ = run_workloads._undisturbed(none, none, none, patience=0)
+    assert last.busy_with_others == 0.3
+
+
 def test_others_are_what_is_busy_and_not_this_process() -> None:
     """user nice system idle iowait irq softirq steal guest guest_nice (the last two are in user)"""
     assert others.busy_ticks("cpu  10 20 30 400 500 6 7 8 9 9\ncpu0 1 1 1 1\n") == (81, 981)
