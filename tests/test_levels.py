@@ -18,7 +18,14 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 
-LEVEL_0 = ("ramet.errors", "ramet.params", "ramet.prompt", "ramet.backend", "ramet.config")
+LEVEL_0 = (
+    "ramet.errors",
+    "ramet.params",
+    "ramet.prompt",
+    "ramet.backend",
+    "ramet.config",
+    "ramet.build",
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ ROOMS = (
     # ---- level 0: words and records -----------------------------------------------------------
     *(Room(name, LEVEL_0) for name in LEVEL_0),
     # ---- what a program is: knows backends only by protocol ------------------------------------
-    Room("ramet.lang", LEVEL_0, optional=("rich",)),
+    Room("ramet.lang", LEVEL_0, optional=("rich", "pydantic")),
     Room("ramet.compiler", (*LEVEL_0, "ramet.lang")),
     # ---- what the next token may be, and where keys and values lie -----------------------------
     Room("ramet.constraints", LEVEL_0, ("numpy", "llguidance")),
@@ -101,7 +108,7 @@ ROOMS = (
         torch_free=False,
     ),
     # ---- what runs models: never lang; the engine's own only by its torch-free modules ----------
-    Room("ramet.backends", LEVEL_0),
+    Room("ramet.backends", LEVEL_0, optional=("jsonschema_rs", "jsonschema", "referencing")),
     *(
         Room(
             name,

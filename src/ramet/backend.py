@@ -63,6 +63,8 @@ class Capabilities:
     seed: bool = True
     regex: bool = False
     json_schema: bool = False
+    ebnf: bool = False
+    structural_tag: bool = False
     images: bool = False
     chat_only: bool = False  # sees messages, never raw text
     max_n: int = 4096

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import doctest
+import sys
+import types
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ramet.backend import Backend, Capabilities, Chunk, GenerateCall, Hint, ScoreCall
-from ramet.backends import scripted
+from ramet.backends import scripted, scripted_checks
 from ramet.backends.scripted import EOS_ID, Fail, Hang, Scripted, tokenize
 from ramet.errors import BackendError, EngineClosed, InvalidRequest
 from ramet.params import SamplingParams
@@ -192,6 +194,106 @@ def test_a_regex_is_kept_or_it_fails() -> None:
     assert generate(Scripted(["12"]), regex="[0-9]+")[0].text == "12"
     with pytest.raises(BackendError, match="does not match the regex"):
         generate(Scripted(["x"]), regex="[0-9]+")
+
+
+PET = '{"type": "object", "required": ["name"], "additionalProperties": {"type": "string"}}'
+
+
+@pytest.fixture(params=["jsonschema_rs", "jsonschema", None])
+def validator(request, monkeypatch):
+    """Each kind of validator, the others hidden. `jsonschema` itself need not be installed: a stand-in
+    with its interface takes its place."""
+    if request.param == "jsonschema_rs":
+        pytest.importorskip("jsonschema_rs", reason="it is one of the validators")
+    else:
+        monkeypatch.setitem(sys.modules, "jsonschema_rs", None)
+    stand_in = None
+    if request.param == "jsonschema":
+        kind = type("Kind", (_Validator,), {})
+        stand_in = types.SimpleNamespace(
+            validators=types.SimpleNamespace(validator_for=lambda schema, default: default),
+            Draft202012Validator=kind,
+        )
+    monkeypatch.setitem(sys.modules, "jsonschema", stand_in)
+    registry = types.SimpleNamespace(Registry=dict)
+    monkeypatch.setitem(sys.modules, "referencing", registry if stand_in else None)
+    scripted_checks._validator.cache_clear()
+    yield request.param
+    scripted_checks._validator.cache_clear()
+
+
+class _Validator:
+    """Knows `type` and `required`, which is enough for the tests below."""
+
+    def __init__(self, schema: dict[str, Any], registry: object) -> None:
+        assert registry is not None
+        self.schema = schema
+
+    @staticmethod
+    def check_schema(schema: dict[str, Any]) -> None:
+        if schema.get("type") not in (None, "object", "string"):
+            raise RuntimeError("no such type")
+
+    def iter_errors(self, value: Any):
+        for name in self.schema.get("required", ()):
+            if name not in value:
+                yield types.SimpleNamespace(message=f'"{name}" is a required property')
+
+
+def test_a_json_schema_is_kept_or_it_fails(validator) -> None:
+    assert generate(Scripted(['{"name": "Rex"}']), json_schema=PET)[0].text == '{"name": "Rex"}'
+    for text in ("name: Rex", '{"name": NaN}', "[" * 100_000, '{"name": "Rex"'):
+        with pytest.raises(BackendError, match=r"does not match the JSON schema.*it is not JSON"):
+            generate(Scripted([text]), max_new_tokens=9, json_schema=PET)
+    if validator is None:  # nothing judges but whether it is JSON
+        assert generate(Scripted(["{}"]), json_schema=PET)[0].text == "{}"
+        return
+    with pytest.raises(BackendError, match=r'JSON schema.*: "name" is a required property'):
+        generate(Scripted(["{}"]), json_schema=PET)
+    with pytest.raises(InvalidRequest, match=r"json_schema.*is no JSON Schema"):
+        generate(Scripted(["{}"]), json_schema='{"type": "pet"}')
+
+
+@pytest.mark.usefixtures("validator")
+def test_a_schema_that_is_no_json_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match=r"json_schema.*is no JSON Schema"):
+        generate(Scripted(["{}"]), json_schema="{")
+
+
+def test_no_schema_is_fetched() -> None:
+    pytest.importorskip("jsonschema_rs", reason="it is the validator that could fetch one")
+    with pytest.raises(InvalidRequest, match="is not fetched: http://localhost/pet"):
+        generate(Scripted(["{}"]), json_schema='{"$ref": "http://localhost/pet"}')
+
+
+def test_what_a_limit_cuts_short_of_its_constraint_says_so() -> None:
+    for params in ({"regex": "a b c"}, {"json_schema": '{"type": "string"}'}):
+        text = "a b c" if "regex" in params else '"a b c"'
+        [done] = generate(Scripted([text]), max_new_tokens=2, **params)
+        assert done.meta_info["finish_reason"] == {
+            "type": "length",
+            "length": 2,
+            "incomplete": True,
+        }
+        [done] = generate(Scripted([text]), stop=" b", **params)
+        assert done.meta_info["finish_reason"] == {"type": "stop", "matched": " b"}
+    [done] = generate(Scripted(["a b c"]), max_new_tokens=2, regex="a b( c)?")
+    assert done.meta_info["finish_reason"] == {"type": "length", "length": 2}
+
+
+def test_grammars_and_tags_are_recorded_only() -> None:
+    for params in ({"ebnf": 'root ::= "a"'}, {"structural_tag": "{}"}):
+        backend = Scripted(["anything"])
+        assert generate(backend, **params)[0].text == "anything"
+        [(name, value)] = params.items()
+        assert getattr(backend.calls[0].params, name) == value
+
+
+def test_capabilities_are_as_told() -> None:
+    can = Scripted().capabilities
+    assert (can.regex, can.json_schema, can.ebnf, can.structural_tag) == (True, True, False, False)
+    told = Capabilities(ebnf=True, structural_tag=True)
+    assert Scripted(capabilities=told).capabilities is told
 
 
 def test_what_it_remembers_and_tells() -> None:

@@ -20,7 +20,6 @@ from ramet.errors import (
     EngineClosed,
     InvalidRequest,
     RametError,
-    Unsupported,
 )
 from tests.models.checkpoints import CHATML, make_checkpoint
 from tests.models.oracle import transformers_logprobs
@@ -284,11 +283,6 @@ def test_what_is_wrong_is_named_and_the_engine_goes_on(
     with pytest.raises(InvalidRequest, match=field):
         engine.generate(**call)
     assert engine.generate("the", GREEDY)["meta_info"]["completion_tokens"] == 12
-
-
-def test_constraints_are_refused_by_name_until_they_exist(engine: Engine) -> None:
-    with pytest.raises(Unsupported, match="regex"):
-        engine.generate("a", {"regex": "[0-9]+"})
 
 
 def test_memory_that_is_too_small_is_said_on_arrival(checkpoint: Path) -> None:

@@ -340,6 +340,45 @@ def test_masks() -> None:
     )  # a shorter mask ends there
 
 
+@pytest.mark.parametrize("params", [GREEDY, SamplingParams(), SamplingParams(top_p=0.9)])
+def test_a_mask_alone_is_drawn_like_one_with_a_change(params: SamplingParams) -> None:
+    """A mask goes with the row to `draw`, a penalty through a changed row: both mean the same."""
+    row, mask = logits_of(5, 1, 700)[0], np.arange(700) % 6 == 2
+    mask[row.argmax()] = False
+    nothing_seen = params.replace(logit_bias=((0, 0.0),))
+    for step in range(30):
+        alone = draw(row, params, seed=3, step=step, allowed=mask, top_logprobs_num=4)
+        changed = draw(row, nothing_seen, seed=3, step=step, allowed=mask, top_logprobs_num=4)
+        assert alone == changed
+        assert mask[alone.token_id]
+        assert alone.top == draw(row, params, top_logprobs_num=4).top  # of the raw logits
+        raw = torch.log_softmax(row.double(), -1)
+        assert alone.logprob == pytest.approx(float(raw[alone.token_id]), abs=1e-5)
+
+
+def test_masks_of_no_known_kind_are_an_error_of_their_own() -> None:
+    good = np.ones(40, bool)
+    masks = [good, np.ones(40, np.int64), good.reshape(4, 10), np.full(2, -1, np.int32)]
+    many = [SampleSpec(GREEDY, allowed=mask) for mask in masks]  # type: ignore[arg-type]
+    found = sample(logits_of(1, 1, 40), [0] * 4, many)
+    assert [isinstance(f.error, InvalidRequest) for f in found] == [False, True, True, False]
+    assert found[0] == found[3]
+
+
+def test_the_slow_way_knows_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, mask = logits_of(7, 2, 90), np.arange(90) % 4 == 1
+    many = [
+        SampleSpec(SamplingParams(), seed=i, allowed=(mask, None, np.zeros(90, bool))[i % 3])
+        for i in range(12)
+    ]
+    native = sample(logits, [i % 2 for i in range(12)], many)
+    monkeypatch.setattr(sampler, "_native", lambda: False)
+    slow = sample(logits, [i % 2 for i in range(12)], many)
+    assert [f.token_id for f in slow] == [f.token_id for f in native]
+    assert [str(f.error) for f in slow] == [str(f.error) for f in native]
+    assert "nothing is left to draw" in str(slow[2].error)
+
+
 # -- faults -------------------------------------------------------------------------------------------------
 
 

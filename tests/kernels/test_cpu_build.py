@@ -21,11 +21,12 @@ from tests.models.checkpoints import make_checkpoint
 from tests.models.oracle import Run
 from typer.testing import CliRunner
 
+import ramet.build as building
+from ramet.build import LEVELS, BuildError, Library, best_level, cache_folder
 from ramet.cli import app
 from ramet.errors import InvalidRequest
-from ramet.kernels.cpu import build as building
 from ramet.kernels.cpu import library as loading
-from ramet.kernels.cpu.build import LEVELS, BuildError, best_level, build, cache_folder
+from ramet.kernels.cpu.build import KERNELS, build
 from ramet.models import load_model
 
 ROOT = Path(__file__).parents[2]
@@ -96,7 +97,7 @@ def test_it_compiles_once(
     compiler: Compiler, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = build(PORTABLE)
-    sources = sorted(p.name for p in building.SOURCES.glob("*.cpp"))
+    sources = sorted(p.name for p in KERNELS.sources.glob("*.cpp"))
     assert (
         sorted(name for call in compiler.calls for name in sources if f"/{name} " in call)
         == sources
@@ -129,11 +130,12 @@ def test_whatever_shows_in_the_library_makes_another_one(
     sources = tmp_path / "sources"
     sources.mkdir()
     (sources / "a.cpp").write_text("int a;")
-    monkeypatch.setattr(building, "SOURCES", sources)
-    found.append(build(PORTABLE))
+    other = Library("other", "another library", sources)
+    found.append(building.build(other, PORTABLE))
     (sources / "a.h").write_text("// a header counts as well")
-    found.append(build(PORTABLE))
+    found.append(building.build(other, PORTABLE))
     assert len(set(found)) == 6
+    assert [path.name.split("-")[0] for path in found] == ["kernels"] * 4 + ["other"] * 2
     assert sorted(cache.iterdir()) == sorted(found)
 
 
@@ -340,10 +342,15 @@ def test_ramet_build(compiler: Compiler, cache: Path) -> None:
     for arguments, name in (([], best_level().name), (["--level", "portable"], "portable")):
         done = CliRunner().invoke(app, ["build", *arguments])
         assert done.exit_code == 0, done.output
-        path = Path(done.stdout.strip().removeprefix(f"CPU kernels ({name}): "))
-        assert path.parent == cache
-        assert path.name.startswith(f"kernels-{name}-")
-        assert path.is_file()
+        said = [line.split(": ") for line in done.stdout.strip().splitlines()]
+        assert [title for title, _ in said] == [
+            f"CPU kernels ({name})",
+            "automata of constraints (portable)",
+        ]
+        for file, begin in zip((Path(path) for _, path in said), (name, "portable"), strict=True):
+            assert file.parent == cache
+            assert f"-{begin}-" in file.name
+            assert file.is_file()
     assert compiler.calls
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from ramet.kernels.cpu.build import LEVELS, _processor_flags, best_level
+from ramet.build import LEVELS, _processor_flags, best_level
 from ramet.kernels.cpu.library import why_not
 
 if why_not() is not None:
@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 FILES = [
     "tests/kernels/test_cpu_attention.py",
     "tests/kernels/test_cpu_linear.py",
+    "tests/kernels/test_cpu_sampling.py",
     "tests/models/test_native.py",
 ]
 

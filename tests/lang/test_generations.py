@@ -11,7 +11,7 @@ from ramet.backend import Capabilities
 from ramet.backends.scripted import Scripted
 from ramet.config import global_config
 from ramet.errors import BackendError, InvalidRequest, ProgramError, Unsupported
-from ramet.lang.ir import REGEX_BOOL, REGEX_FLOAT, REGEX_INT, REGEX_STR
+from ramet.lang.ir import REGEX_BOOL, REGEX_FLOAT, REGEX_INT, REGEX_JSON_STR
 from ramet.prompt import Text, Tokens
 
 PLAIN = Capabilities()
@@ -208,7 +208,7 @@ def test_a_text_of_another_type_fails_and_is_named(dtype) -> None:
         (int, REGEX_INT, "42 \n", "42"),
         (float, REGEX_FLOAT, "-1.5", "-1.5"),
         (bool, REGEX_BOOL, "True", "True"),
-        (str, REGEX_STR, '"some text"', '"some text"'),
+        (str, REGEX_JSON_STR, '"some text"', '"some text"'),
     ],
 )
 def test_typed_values_on_a_backend_with_constraints(dtype, regex, response, value) -> None:

@@ -42,7 +42,7 @@ PUBLIC = [
 ]
 
 PATHS = {
-    "lang.ir": """REGEX_INT REGEX_FLOAT REGEX_BOOL REGEX_STR SglSamplingParams SglExpr SglExprList
+    "lang.ir": """REGEX_INT REGEX_FLOAT REGEX_BOOL REGEX_STR REGEX_JSON_STR SglSamplingParams SglExpr SglExprList
         SglConstantText SglArgument SglGen SglSelect SglVariable SglFork SglGetForkItem SglRoleBegin
         SglRoleEnd SglVarScopeBegin SglVarScopeEnd SglImage SglVideo SglConcateAndAppend SglCommitLazy
         SglSeparateReasoning""",

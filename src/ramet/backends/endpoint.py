@@ -52,7 +52,7 @@ class LocalEndpoint:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities()
+        return Capabilities(regex=True, json_schema=True, ebnf=True, structural_tag=True)
 
     @property
     def chat_template(self) -> RoleTemplate | None:
@@ -70,6 +70,7 @@ class LocalEndpoint:
     async def generate(
         self, call: GenerateCall, on_chunk: OnChunk | None = None
     ) -> list[Completion]:
+        await self.engine.constraining.compiled(call.params)
         ids = self._tokenizer.prompt_ids(call.prompt)
         wanted = call.return_logprob
         options = LogprobOptions(

@@ -14,7 +14,7 @@ import queue
 import random
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ import numpy.typing as npt
 from ramet.backend import RoleTemplate
 from ramet.backends.endpoint import LocalEndpoint
 from ramet.backends.native import parse_calls
+from ramet.engine.constraining import Constraining
 from ramet.engine.host import EngineHost, RequestsFuture
 from ramet.engine.options import EngineOptions
 from ramet.engine.prompt_ids import PromptIds
@@ -32,7 +33,7 @@ from ramet.engine.request import LogprobOptions, Request, room_for_output
 from ramet.engine.response import TokenText, build_response
 from ramet.engine.stats import EngineStats
 from ramet.engine.text import GenerationText
-from ramet.errors import BackendError, CheckpointError, InvalidRequest, Unsupported
+from ramet.errors import BackendError, CheckpointError, InvalidRequest
 from ramet.params import SamplingParams
 
 __all__ = ["Engine", "default_engine"]
@@ -76,6 +77,12 @@ class Engine:
         self._check_fits = core.check_fits
         self._random = random.Random(self.options.seed)
         self._template = self.tokenizer.role_template()
+        self.constraining = Constraining(
+            self.tokenizer,
+            self.config.vocab_size,
+            jump_forward=self.options.jump_forward,
+            steer=self.options.complete_constraints,
+        )
         self.host = EngineHost(core)
         self.endpoint = LocalEndpoint(self)
 
@@ -122,6 +129,8 @@ class Engine:
     ) -> Any:
         """`generate` for coroutines; with `stream=True` the result is an async iterator. Cancelling the
         awaiting task aborts the requests."""
+        for params in _all_params(sampling_params):
+            await self.constraining.compiled(params)
         job = self._job(prompt, sampling_params, input_ids, **details)
         if stream:
             return self._async_stream(job)
@@ -173,6 +182,7 @@ class Engine:
     def shutdown(self) -> None:
         """End the engine and everything that runs on it. Calling it twice does nothing."""
         self.host.close()
+        self.constraining.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -219,11 +229,6 @@ class Engine:
         seed: int = 0,
     ) -> Request:
         """A request that the core will take; everything that can be wrong with it is said here."""
-        if params.constraint is not None:
-            raise Unsupported(
-                f"{params.constraint}: this engine has no constrained decoding yet; "
-                "check the generated text in the program instead"
-            )
         prompt = ids if isinstance(ids, PromptIds) else PromptIds.of(np.array(ids, np.int64))
         self._check_fits(len(prompt), params.max_new_tokens)
         self._check_ids(prompt, params)
@@ -231,15 +236,19 @@ class Engine:
         stops = frozenset(params.stop_token_ids)
         if not params.ignore_eos:
             stops |= self.tokenizer.eos_token_ids
+        text = GenerationText(self.tokenizer, buffer.view, params)
         return Request(
             rid=rid,
             prompt_ids=buffer.view,
             buffer=buffer,
             params=params,
-            text=GenerationText(self.tokenizer, buffer.view, params),
+            text=text,
             seed=seed,
             logprobs=options,
             stop_token_ids=stops,
+            constrained=self.constraining.place(
+                params, stops, begun=text.continues, logprobs=options.output
+            ),
         )
 
     def _check_ids(self, prompt: PromptIds, params: SamplingParams) -> None:
@@ -359,6 +368,12 @@ def _import_assemble() -> Any:
         if collecting:
             gc.enable()
     return assemble
+
+
+def _all_params(given: Any) -> list[SamplingParams]:
+    """The sampling parameters of a call, one or many; what is wrong with them is said elsewhere."""
+    many = given if isinstance(given, (list, tuple)) else [given]
+    return [SamplingParams.from_dict(one) for one in many if isinstance(one, Mapping)]
 
 
 def _raise_errors(done: RequestsFuture) -> None:

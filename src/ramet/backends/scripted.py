@@ -39,6 +39,7 @@ from ramet.backend import (
     ScoreCall,
     TokenLogprob,
 )
+from ramet.backends.scripted_checks import broken
 from ramet.errors import BackendError, EngineClosed, InvalidRequest
 from ramet.prompt import Tokens
 
@@ -104,6 +105,11 @@ class Scripted:
     before each answer (or a function of the call says how many), `chunk_latency` before each chunk of
     `chunk_size` tokens. With `share`, `cached_tokens` says how much of a prompt earlier prompts had.
 
+    A scripted text that does not match the call's `regex` or `json_schema` from end to end fails. It is
+    checked before stops and limits cut it; cut by a limit to what does not satisfy them, its
+    `finish_reason` has `"incomplete": True`. `ebnf` and `structural_tag` are recorded only, so they are
+    refused unless `capabilities` say otherwise.
+
     What happened: `calls` (generate and score, in order), `prompts` (their texts), `hints`, `cancelled`
     (the rids of cancelled calls), `active` and `max_active` (calls at a time).
     """
@@ -131,7 +137,7 @@ class Scripted:
         self._closed = False
         self.chat_template = chat_template
         self.model_path = model_path
-        self.capabilities = capabilities or Capabilities(regex=True)
+        self.capabilities = capabilities or Capabilities(regex=True, json_schema=True)
         self.calls: list[GenerateCall | ScoreCall] = []
         self.prompts: list[str] = []
         self.hints: list[Hint] = []
@@ -237,10 +243,9 @@ class Scripted:
             raise InvalidRequest("responses", response, "is neither text nor a list of texts")
         if len(texts) != n:
             raise InvalidRequest("responses", texts, f"does not have one text per sample (n={n})")
-        if call.params.regex is not None:
-            for text in texts:
-                if re.fullmatch(call.params.regex, text) is None:
-                    raise BackendError(f"{text!r} does not match the regex {call.params.regex!r}")
+        for text in texts:
+            if (problem := broken(call.params, text)) is not None:
+                raise BackendError(f"{text!r} does not match {problem}")
         return texts
 
     async def _misbehave(
@@ -355,7 +360,10 @@ class _Sample:
             kept = text[:end] if params.no_stop_trim else text[:start]
             return _Sample(tuple(limited[:used]), kept, {"type": "stop", "matched": matched})
         if len(limited) < len(words) or params.ignore_eos:
-            return _Sample(tuple(limited), text, {"type": "length", "length": len(limited)})
+            reason: dict[str, Any] = {"type": "length", "length": len(limited)}
+            if broken(params, text) is not None:
+                reason["incomplete"] = True
+            return _Sample(tuple(limited), text, reason)
         return _Sample(tuple(limited), text, {"type": "stop", "matched": EOS_ID})
 
     def token_lists(self, call: GenerateCall, start: int, end: int) -> dict[str, Any]:

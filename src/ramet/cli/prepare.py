@@ -16,17 +16,22 @@ __all__ = ["build_kernels", "quantize_checkpoint"]
 
 
 def build_kernels(level: str | None) -> None:
-    from ramet.kernels.cpu.build import LEVELS, BuildError, best_level
-    from ramet.kernels.cpu.build import build as compile_kernels
+    from ramet.build import LEVELS, BuildError, best_level, build
+    from ramet.constraints.compiled import AUTOMATA, LEVEL
+    from ramet.kernels.cpu.build import KERNELS
 
     if level is not None and level not in LEVELS:
         raise UsageError(f"--level: {level!r} is none of {', '.join(LEVELS)}")
-    try:
-        chosen = best_level() if level is None else LEVELS[level]
-        path = compile_kernels(chosen)
-    except BuildError as error:
-        raise RametError(f"cannot build the CPU kernels: {error}") from error
-    typer.echo(f"CPU kernels ({chosen.name}): {path}")
+    for library in (KERNELS, AUTOMATA):
+        try:
+            if library is AUTOMATA:
+                chosen = LEVEL  # the same one whatever the machine
+            else:
+                chosen = best_level() if level is None else LEVELS[level]
+            path = build(library, chosen)
+        except BuildError as error:
+            raise RametError(f"cannot build {library.title}: {error}") from error
+        typer.echo(f"{library.title.removeprefix('the ')} ({chosen.name}): {path}")
 
 
 def quantize_checkpoint(model: str, target: str) -> None:

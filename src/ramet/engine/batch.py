@@ -37,10 +37,12 @@ class Segment(NamedTuple):
 
 class SampleQuery(NamedTuple):
     """The next token of `request` is to be drawn from logits row `logits_index`: the next after what is
-    known and the guessed tokens `draft`, so it counts only if the model says those too."""
+    known and the guessed tokens `draft`, so it counts only if the model says those too. `num_before`:
+    output tokens before it, guessed ones included."""
 
     request: Request
     logits_index: int
+    num_before: int
     draft: tuple[int, ...] = ()
 
 
@@ -148,9 +150,10 @@ def _queries(
     places = indices.tolist()
     for request, start, stop, sample, draft in wanted:
         if sample:
-            samples.append(SampleQuery(request, places[at]))
+            count = len(request.output_ids)
+            samples.append(SampleQuery(request, places[at], count))
             for n in range(1, len(draft) + 1):
-                samples.append(SampleQuery(request, places[at + n], draft[:n]))
+                samples.append(SampleQuery(request, places[at + n], count + n, draft[:n]))
         else:
             mine = indices[at : at + stop - start].astype(np.int64)
             scores.append(ScoreQuery(request, start + 1, mine))

@@ -61,10 +61,19 @@ class SafeCuts:
     def last(self, text: str) -> int:
         """The last safe cut in `text` as an index, or 0. Cuts next to white space outside ASCII are
         never safe: engines differ in what they call white space."""
+        return self.last_before(text, None)
+
+    def last_before(self, text: str, following: frozenset[int] | None) -> int:
+        """`last`, where something may follow `text` that begins with one of the bytes `following` (None:
+        with anything): the whole text, if it may be cut in front of each of them."""
         before = self.before
-        if not before:
+        if not before or not text:
             return 0
-        right = _symbol(text[-1]) if text else ""
+        right = _symbol(text[-1])
+        if following is not None and all(
+            right in before.get(_symbol_of_byte(byte), ()) for byte in following
+        ):
+            return len(text)
         for cut in range(len(text) - 1, 0, -1):
             left = _symbol(text[cut - 1])
             if left in before.get(right, ()):
@@ -116,6 +125,11 @@ def _symbol(char: str) -> str:
         "\ufeff",
     )
     return _OTHER if plain else ""
+
+
+def _symbol_of_byte(byte: int) -> str:
+    """Of a character that begins with the byte: outside ASCII it could be one that is never safe."""
+    return _symbol(chr(byte)) if byte < 0x80 else ""
 
 
 # -- pieces --------------------------------------------------------------------------------------------

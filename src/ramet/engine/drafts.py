@@ -133,6 +133,9 @@ class Drafts:
         if index is None or count < 1:
             return None
         guess = index.guess(request.known, count)
+        if request.constrained is not None:
+            allowed = request.constrained.guess(guess.tolist(), min(limit, left))
+            guess = np.array(allowed, np.int64)
         return guess if guess.size else None
 
     def verified(self, request: Request, proposed: int, accepted: int) -> None:

@@ -41,6 +41,9 @@ class EngineHost:
         self._wake = threading.Condition()
         self._closing = False
         self._groups: dict[_Group, None] = {}
+        self._stuck = False  # the core waits for the background
+        self._pool = concurrent.futures.ThreadPoolExecutor(2, f"{name}-background")
+        core.background = self._in_background
         self._outbox: dict[asyncio.AbstractEventLoop, list[Callable[[], object]]] = {}
         self._last_audit = core.clock()
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
@@ -118,6 +121,7 @@ class EngineHost:
             self._wake.notify()
         if threading.current_thread() is not self._thread:
             self._thread.join()
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     @property
     def closed(self) -> bool:
@@ -159,23 +163,35 @@ class EngineHost:
     def _serve(self) -> None:
         while True:
             with self._wake:
-                while not (self._commands or self._core.has_work or self._closing):
+                while not (self._commands or self._closing or self._can_step()):
                     self._wake.wait()
                 commands, self._commands = self._commands, deque()
                 closing = self._closing  # nothing is posted any more
             for command in commands:
                 command()
+                self._stuck = False
             if closing:
                 self._end()
-            elif self._core.has_work:
+            elif self._can_step():
                 self._step()
             self._send()
             if closing:
                 return
 
+    def _can_step(self) -> bool:
+        return self._core.has_work and not self._stuck
+
+    def _in_background(self, function: Callable[[], None], then: Callable[[], None]) -> None:
+        def run() -> None:
+            function()
+            with contextlib.suppress(EngineClosed):  # nobody waits for it any more
+                self._post(then)
+
+        self._pool.submit(run)
+
     def _step(self) -> None:
         try:
-            self._core.step()
+            self._stuck = not self._core.step()
             if not self._core.has_work:
                 self._audit_when_idle()
         except Exception as error:  # a fault of the engine itself: end what runs, mend, go on

@@ -18,6 +18,7 @@ from ramet.cache.repair import repair
 from ramet.cache.slots import SlotPool
 from ramet.cache.tree import RadixTree
 from ramet.engine.batch import Batch, SampleQuery
+from ramet.engine.constrained import Constrained
 from ramet.engine.drafts import Drafts
 from ramet.engine.policy import PolicyName, WaitingQueue
 from ramet.engine.request import Request, ScoredToken
@@ -25,7 +26,16 @@ from ramet.engine.schedule import Limits, Scheduler
 from ramet.engine.stats import EngineStats
 from ramet.errors import BackendError, InvalidRequest
 
-__all__ = ["EngineCore", "Outcome", "Runner"]
+__all__ = ["Background", "EngineCore", "Outcome", "Runner", "run_at_once"]
+
+# (what takes long, what comes after it): the second is to be called between two steps.
+Background = Callable[[Callable[[], None], Callable[[], None]], None]
+
+
+def run_at_once(function: Callable[[], None], then: Callable[[], None]) -> None:
+    """A `Background` for hosts without another thread."""
+    function()
+    then()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +58,8 @@ class Runner(Protocol):
 
 class EngineCore:
     """`num_slots` is the capacity in tokens, `max_context` the most tokens that one request may have.
-    `clock` returns seconds; only differences count."""
+    `clock` returns seconds; only differences count. `background` runs a function that takes too long for
+    a step and then another one between two steps."""
 
     def __init__(
         self,
@@ -63,21 +74,23 @@ class EngineCore:
         audit_every_step: bool = False,
         seed: int = 0,
         drafts: Drafts | None = None,
+        background: Background = run_at_once,
     ) -> None:
         self.runner, self.clock, self.max_context = runner, clock, max_context
         self.slots = SlotPool(num_slots)
         self.tree = RadixTree(self.slots)
         queue = WaitingQueue(policy, max_overtaken, seed)
         self.scheduler = Scheduler(self.tree, self.slots, queue, limits, drafts)
-        self.drafts = drafts
+        self.drafts, self.background = drafts, background
         self.audit_every_step = audit_every_step
+        self._constrained: set[Request] = set()
         self._requests: dict[str, Request] = {}
         self._num_arrived = 0
         self._count = dict.fromkeys(
             ["steps", "computed", "cached", "generated", "prompt", "finished", "aborted", "failed"],
             0,
         )
-        self._count.update(failed_steps=0, repairs=0, drafted=0, accepted=0)
+        self._count.update(failed_steps=0, repairs=0, drafted=0, accepted=0, forced=0)
 
     # -- requests --------------------------------------------------------------------------------
 
@@ -96,6 +109,9 @@ class EngineCore:
         request.arrival_time = self.clock()
         self._requests[request.rid] = request
         self.scheduler.waiting.add(request)
+        if request.constrained is not None:
+            self._constrained.add(request)
+            self._begin(request, request.constrained)
 
     def check_fits(self, num_prompt: int, max_new_tokens: int) -> None:
         if num_prompt == 0:
@@ -132,7 +148,10 @@ class EngineCore:
     # -- the loop --------------------------------------------------------------------------------
 
     def step(self) -> bool:
-        """One forward pass at most. False if there was nothing to do."""
+        """One forward pass at most. False if there was nothing to do, or nothing can be done before the
+        background has done its part."""
+        if self._constrained:
+            self._find_masks()
         batch = self.scheduler.plan()
         if batch is None:
             return False
@@ -143,7 +162,7 @@ class EngineCore:
         else:
             self.scheduler.commit(batch)
             self._commit(batch, outcome)
-        if not batch.planned:
+        if not batch.planned and not any(r.parked for r in self._constrained):
             self._stalled()
         if self.audit_every_step:
             self.audit()
@@ -165,6 +184,8 @@ class EngineCore:
             request = query.request
             if request.finish_reason is not None:
                 continue  # aborted by a listener, or ended by a token before, within this very loop
+            if query.num_before < len(request.output_ids):
+                continue  # a guess before it forced this token
             if isinstance(token, Exception):
                 self._fail(request, token)
             else:
@@ -213,31 +234,103 @@ class EngineCore:
         self._count["computed"] -= proposed - accepted
 
     def _append(self, request: Request, token: ScoredToken) -> None:
-        if not request.output_ids:
+        if not request.prompt_done:
             self._prompt_done(request)
         request.append(token.token_id)
         if request.logprobs.output:
             request.output_scores.append(token)
+        try:
+            reason = self._ending(request, token.token_id)
+            if reason is None and request.constrained is not None:
+                reason = self._jump(request, request.constrained)
+        except Exception as error:  # a constraint beyond its limits
+            self._fail(request, error)
+            return
         if self.drafts is not None:
             self.drafts.generated(request)
-        reason = self._ending(request, token.token_id)
         if reason is not None:
             self._finish(request, reason, "finished")
         else:
             self._notify(request)
 
+    def _begin(self, request: Request, constrained: Constrained) -> None:
+        """What a constraint says before anything was drawn."""
+        try:
+            reason = {"type": "stop", "matched": None} if constrained.done else None
+            if request.wants_sample and reason is None:
+                reason = self._jump(request, constrained)
+        except Exception as error:  # a constraint beyond its limits
+            self._fail(request, error)
+            return
+        if reason is not None:
+            self._finish(request, reason, "finished")
+
+    def _jump(self, request: Request, constrained: Constrained) -> dict[str, Any] | None:
+        """Take the tokens that the constraint forces; they are computed with the next step's."""
+        for token_id in constrained.forced():
+            request.append(token_id)
+            self._count["forced"] += 1
+            constrained.num_forced += 1
+            if (reason := self._ending(request, token_id)) is not None:
+                return reason
+        return None
+
     def _ending(self, request: Request, token_id: int) -> dict[str, Any] | None:
+        """Why the generation ends with this token, if it does."""
         count = len(request.output_ids)
         if token_id in request.stop_token_ids and count > request.params.min_new_tokens:
             return {"type": "stop", "matched": token_id}
         request.text.push(token_id)
         if request.text.finished is not None:
             return {"type": "stop", "matched": request.text.finished}
+        constrained = request.constrained
+        if constrained is not None:
+            if not constrained.accept(token_id):
+                raise BackendError(f"token {token_id} was drawn, which the constraint forbids")
+            if constrained.done:
+                return {"type": "stop", "matched": None}
         if count >= request.params.max_new_tokens:
-            return {"type": "length", "length": count}
+            incomplete = constrained is not None and not constrained.may_end
+            return {
+                "type": "length",
+                "length": count,
+                **({"incomplete": True} if incomplete else {}),
+            }
         return None
 
+    # -- masks -------------------------------------------------------------------------------------
+
+    def _find_masks(self) -> None:
+        """Have the masks that the next step draws under; a request whose mask takes long is parked."""
+        for request in list(self._constrained):
+            constrained = request.constrained
+            if constrained is None or request.parked:
+                continue
+            try:
+                if not constrained.ready():
+                    self._park(request, constrained)
+            except Exception as error:  # a constraint beyond its limits
+                self._fail(request, error)
+
+    def _park(self, request: Request, constrained: Constrained) -> None:
+        failure: list[Exception] = []
+
+        def prepare() -> None:
+            try:
+                constrained.prepare()
+            except Exception as error:
+                failure.append(error)
+
+        def back() -> None:
+            request.parked = False
+            if failure and not request.finished:
+                self._fail(request, failure[0])
+
+        request.parked = True
+        self.background(prepare, back)
+
     def _prompt_done(self, request: Request) -> None:
+        request.prompt_done = True
         request.first_token_time = self.clock()
         if self.drafts is not None:
             self.drafts.prompt_computed(request)
@@ -258,11 +351,13 @@ class EngineCore:
             self.drafts.generated(request)
         self.scheduler.remove(request)
         self._requests.pop(request.rid, None)
+        self._constrained.discard(request)
         self._notify(request)
 
     def _fail(self, request: Request, error: Exception) -> None:
         request.error = error
-        reason = {"type": "abort", "message": str(error), "status_code": 500}
+        code = 400 if isinstance(error, InvalidRequest) else 500
+        reason = {"type": "abort", "message": str(error), "status_code": code}
         self._finish(request, {**reason, "err_type": type(error).__name__}, "failed")
 
     def _notify(self, request: Request) -> None:
@@ -325,6 +420,7 @@ class EngineCore:
             num_prompt_tokens=count["prompt"],
             num_draft_tokens=self._count["drafted"],
             num_accepted_tokens=self._count["accepted"],
+            num_forced_tokens=self._count["forced"],
             num_preemptions=self.scheduler.num_preemptions,
             num_finished=count["finished"],
             num_aborted=count["aborted"],

@@ -47,6 +47,10 @@ class EngineOptions:
       later arrivals may be admitted before a waiting request at most.
     - `drafts`: guess the next tokens from what was computed before, verify them in the same step, keep
       what the model says: the same bits in fewer steps. None: where `exact` holds.
+    - `jump_forward`: tokens that a constraint forces are taken without asking the model. False asks it
+      for each of them, and gets the same tokens (for comparison).
+    - `complete_constraints`: where `max_new_tokens` draws near, a constrained text is led to its shortest
+      legal end. False lets it be cut; its finish_reason then says "incomplete".
     - `disable_radix_cache`: share nothing (for comparison).
     - `chat_template`: name of a table template, instead of the checkpoint's own.
     - `seed`: seeds of requests that bring none are drawn from it (None: from the operating system).
@@ -70,6 +74,8 @@ class EngineOptions:
     schedule_policy: PolicyName = "lpm"
     max_overtaken: int = 64
     drafts: bool | None = None
+    jump_forward: bool = True
+    complete_constraints: bool = True
     disable_radix_cache: bool = False
     chat_template: str | None = None
     served_model_name: str | None = None

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from ramet.cache.buffer import IntBuffer
 from ramet.cache.lease import Lease
+from ramet.engine.constrained import Constrained
 from ramet.kernels.plan import IntArray
 from ramet.params import SamplingParams
 
@@ -70,6 +71,7 @@ class Request:
     on_update: Callable[[Request], None] = lambda _request: None
     stop_token_ids: frozenset[int] = frozenset()
     background: bool = False  # advice (a prefetch), not somebody's call
+    constrained: Constrained | None = None
 
     arrival: int = -1
     arrival_time: float = 0.0
@@ -89,6 +91,8 @@ class Request:
     match_length: int = 0  # leading tokens that the tree held when it was last asked
     match_cuts: int = -1  # how often the tree had forgotten something by then
     alone: bool = False  # was in a batch that failed: its next step has no neighbours
+    parked: bool = False  # takes no part in steps until its mask is found
+    prompt_done: bool = False  # all of the prompt has been computed
 
     buffer: InitVar[IntBuffer | None] = None
     wants_sample: bool = field(init=False)
@@ -121,6 +125,11 @@ class Request:
     @property
     def num_known(self) -> int:
         return self._known.view.size
+
+    @property
+    def may_sample(self) -> bool:
+        """A token is to be drawn, and it is known which ones may be."""
+        return self.wants_sample and (self.constrained is None or bool(self.constrained.masks))
 
     @property
     def num_prompt(self) -> int:

@@ -48,6 +48,8 @@ def build_meta_info(
     }
     if request.first_token_time is not None:
         meta["first_token_latency"] = request.first_token_time - request.arrival_time
+    if request.constrained is not None:
+        meta["forced_tokens"] = request.constrained.num_forced
     options = request.logprobs
     if options.output or options.prompt_start is not None:
         meta["input_token_logprobs"] = triples(request.prompt_scores, token_text)

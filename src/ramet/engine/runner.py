@@ -14,7 +14,7 @@ from ramet.cache.pool import KVPool
 from ramet.engine.batch import Batch, SampleQuery, ScoreQuery
 from ramet.engine.loop import Outcome
 from ramet.engine.request import Request, ScoredToken
-from ramet.engine.sampler import Plain, Sampled, SampleSpec, draw, prompt_logprobs, sample
+from ramet.engine.sampler import Mask, Plain, Sampled, SampleSpec, draw, prompt_logprobs, sample
 from ramet.errors import RametError
 from ramet.models.decoder import Decoder
 
@@ -60,9 +60,10 @@ def _spec(query: SampleQuery) -> SampleSpec:
     request = query.request
     params, options = request.params, request.logprobs
     before = [*request.output_ids, *query.draft] if query.draft else request.output_ids
-    too_early = len(before) < params.min_new_tokens
+    too_early = len(before) < params.min_new_tokens and request.constrained is None
     return SampleSpec(
         params,
+        allowed=_mask(query),
         seed=request.seed,
         step=len(before),
         output_ids=before,
@@ -74,12 +75,20 @@ def _spec(query: SampleQuery) -> SampleSpec:
     )
 
 
+def _mask(query: SampleQuery) -> Mask | None:
+    constrained = query.request.constrained
+    return None if constrained is None else constrained.masks[len(query.draft)]
+
+
 def _draw(queries: Sequence[SampleQuery], logits: torch.Tensor) -> list[ScoredToken | RametError]:
+    free = all(query.request.constrained is None for query in queries)
+    masks = None if free else [_mask(query) for query in queries]
     tokens = draw(
         logits,
         [query.logits_index for query in queries],
         [_how(query.request) for query in queries],
-        [len(query.request.output_ids) + len(query.draft) for query in queries],
+        [query.num_before for query in queries],
+        masks,
     )
     return [ScoredToken(t, _NOT_ASKED) if isinstance(t, int) else t for t in tokens]
 

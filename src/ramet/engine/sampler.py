@@ -23,9 +23,19 @@ import torch
 from ramet.errors import BackendError, InvalidRequest, RametError
 from ramet.kernels.cpu import sampling
 from ramet.kernels.cpu.library import why_not
+from ramet.kernels.cpu.sampling import Mask
 from ramet.params import SamplingParams
 
-__all__ = ["Plain", "SampleSpec", "Sampled", "draw", "prompt_logprobs", "sample", "uniforms"]
+__all__ = [
+    "Mask",
+    "Plain",
+    "SampleSpec",
+    "Sampled",
+    "draw",
+    "prompt_logprobs",
+    "sample",
+    "uniforms",
+]
 
 Ids = Sequence[int] | npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -35,13 +45,15 @@ _LOOK_FURTHER = 16  # times as many at each further look
 _BLOCK = 512  # tokens whose weights are summed before it is known which of them is drawn
 _SCORE_ROWS = 64  # rows of a prompt whose log-softmax exists at a time
 _BROKEN = "the model gave logits that are NaN, infinite, or all -infinity"
+_NOTHING = "nothing is left to draw: every token is banned or masked"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SampleSpec:
     """How one token is drawn. `step` counts the tokens generated before it. `prompt_ids` are read for the
     repetition penalty, `output_ids` for all penalties. `banned_ids` cannot be drawn; `allowed` is a mask
-    of what can: bool [vocab], or bits packed into int32 or uint32 words, lowest bit first."""
+    of what can: bool [vocab], or bits packed into int32 or uint32 words, lowest bit first. Tokens that it
+    does not reach are not allowed."""
 
     params: SamplingParams
     seed: int = 0
@@ -73,7 +85,7 @@ class Sampled:
 
 
 class Plain:
-    """How tokens are drawn of logits that nothing changes. Built once for a request."""
+    """How tokens are drawn of logits that nothing but a mask changes. Built once for a request."""
 
     __slots__ = ("packed", "params", "seed")
 
@@ -97,52 +109,79 @@ def sample(logits: torch.Tensor, rows: Ids, specs: Sequence[SampleSpec]) -> list
     changes = [_changes(spec) for spec in specs]
     # Of all rows, since a row that is broken is broken whatever is added to it.
     hows = [_BEST if c else Plain(s.params, s.seed) for s, c in zip(specs, changes)]
-    tokens = draw(logits, index.tolist(), hows, [spec.step for spec in specs])
+    masks, refused = _masks_of(specs, logits.shape[1])
+    seen = [None if c else mask for mask, c in zip(masks, changes)]
+    tokens = draw(logits, index.tolist(), hows, [spec.step for spec in specs], seen)
     for i, spec in enumerate(specs):
-        try:
-            if isinstance(tokens[i], int):
-                _check_ids(spec, logits.shape[1])
-                if changes[i]:
-                    tokens[i] = _draw_changed(logits[int(index[i])], spec)
-        except RametError as error:
-            tokens[i] = error
+        if isinstance(tokens[i], int):
+            if i in refused:
+                tokens[i] = refused[i]
+            elif changes[i]:
+                tokens[i] = _draw_changed(logits[int(index[i])], spec, masks[i])
     return _scored(logits, index, specs, tokens)
 
 
 def draw(
-    logits: torch.Tensor, rows: Sequence[int], hows: Sequence[Plain], steps: Sequence[int]
+    logits: torch.Tensor,
+    rows: Sequence[int],
+    hows: Sequence[Plain],
+    steps: Sequence[int],
+    masks: Sequence[Mask | None] | None = None,
 ) -> list[int | RametError]:
     """For each of `rows` (of `logits`, float [M, vocab]) the token that `sample` gives where no spec
-    changes logits or asks for scores. `steps`: how many tokens were drawn before it."""
+    changes logits or asks for scores. `steps`: how many tokens were drawn before it. `masks`: for each
+    the tokens that may come (None: all), as uint32 words, lowest bit first; those behind the last word may
+    not. A mask that leaves nothing to draw gives that entry an error."""
     if not len(rows):
         return []
     if logits.is_cpu and _native():
-        tokens, largest = sampling.draw(logits, rows, [how.packed for how in hows], steps)
+        packed = [how.packed for how in hows]
+        tokens, largest = sampling.draw(logits, rows, packed, steps, masks)
         found: list[int | RametError] = list(tokens)
         if not math.isfinite(sum(largest)):
             for i in [i for i, value in enumerate(largest) if not math.isfinite(value)]:
-                found[i] = BackendError(_BROKEN)
+                nothing = tokens[i] == sampling.NOTHING
+                found[i] = BackendError(_NOTHING if nothing else _BROKEN)
         return found
-    return _draw_slowly(logits.detach(), rows, hows, steps)
+    return _draw_slowly(logits.detach(), rows, hows, steps, masks)
 
 
 def _draw_slowly(
-    logits: torch.Tensor, rows: Sequence[int], hows: Sequence[Plain], steps: Sequence[int]
+    logits: torch.Tensor,
+    rows: Sequence[int],
+    hows: Sequence[Plain],
+    steps: Sequence[int],
+    masks: Sequence[Mask | None] | None = None,
 ) -> list[int | RametError]:
     """`draw` in numpy and torch: what it means, and what other devices do."""
     wanted, places = np.unique(rows, return_inverse=True)
     best, maxima = _largest(logits, wanted)
     draws = uniforms([how.seed for how in hows], steps)
     found: list[int | RametError] = []
-    for row, place, how, u in zip(rows, places.tolist(), hows, draws.tolist()):
-        largest = float(maxima[place])
+    for i, (how, u) in enumerate(zip(hows, draws.tolist())):
+        row, token, largest = logits[rows[i]], int(best[places[i]]), float(maxima[places[i]])
         if not math.isfinite(largest):
             found.append(BackendError(_BROKEN))
+            continue
+        if masks is not None and (mask := masks[i]) is not None:
+            row = _masked(row, mask)
+            tokens, values = _largest(row[None], np.zeros(1, np.int64))
+            token, largest = int(tokens[0]), float(values[0])
+        if largest == -math.inf:
+            found.append(BackendError(_NOTHING))
         elif how.params.greedy:
-            found.append(int(best[place]))
+            found.append(token)
         else:
-            found.append(_inverse_cdf(logits[row], largest, how.params, u))
+            found.append(_inverse_cdf(row, largest, how.params, u))
     return found
+
+
+def _masked(row: torch.Tensor, mask: Mask) -> torch.Tensor:
+    """The row with minus infinity for every token that may not come."""
+    bits = np.unpackbits(np.ascontiguousarray(mask).view(np.uint8), bitorder="little")
+    allowed = np.zeros(len(row), np.bool_)
+    allowed[: len(bits)] = bits[: len(row)]
+    return row.masked_fill(torch.as_tensor(~allowed, device=row.device), -torch.inf)
 
 
 @functools.cache
@@ -187,6 +226,36 @@ def _mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return z ^ (z >> np.uint64(31))
 
 
+def _masks_of(
+    specs: Sequence[SampleSpec], vocab: int
+) -> tuple[list[Mask | None], dict[int, RametError]]:
+    """Each spec's mask as words, and, by their places, what is wrong with specs."""
+    masks: list[Mask | None] = []
+    refused: dict[int, RametError] = {}
+    for i, spec in enumerate(specs):
+        mask = None
+        try:
+            _check_ids(spec, vocab)
+            mask = None if spec.allowed is None else _words(spec.allowed)
+        except InvalidRequest as error:
+            refused[i] = error
+        masks.append(mask)
+    return masks, refused
+
+
+def _words(allowed: npt.NDArray[np.generic]) -> Mask:
+    """A mask in any form that `SampleSpec.allowed` may have, as uint32 words."""
+    if allowed.ndim == 1 and allowed.dtype in (np.uint32, np.int32):
+        return np.ascontiguousarray(allowed).view(np.uint32)
+    if allowed.ndim != 1 or allowed.dtype != np.bool_:
+        found = f"{allowed.dtype} {allowed.shape}"
+        raise InvalidRequest("allowed", found, "is no row of bool, int32 or uint32")
+    words = np.zeros(-(-len(allowed) // 32), np.uint32)
+    packed = np.packbits(np.asarray(allowed, np.bool_), bitorder="little")
+    words.view(np.uint8)[: len(packed)] = packed
+    return words
+
+
 def _check_ids(spec: SampleSpec, vocab: int) -> None:
     for name, ids in (
         ("logit_bias", [token for token, _ in spec.params.logit_bias]),
@@ -219,26 +288,25 @@ def _largest(
 
 
 def _changes(spec: SampleSpec) -> bool:
-    """Do the logits that are drawn from differ from the model's?"""
+    """Do the logits that are drawn from differ from the model's, other than by a mask?"""
     p = spec.params
     return bool(
         p.logit_bias
         or ((p.frequency_penalty or p.presence_penalty) and len(spec.output_ids))
         or p.repetition_penalty != 1
         or len(spec.banned_ids)
-        or spec.allowed is not None
     )
 
 
-def _draw_changed(row: torch.Tensor, spec: SampleSpec) -> int | RametError:
+def _draw_changed(row: torch.Tensor, spec: SampleSpec, mask: Mask | None) -> int | RametError:
     row = _changed(row, spec)
     if float(row.amax()) == -np.inf:
-        return BackendError("nothing is left to draw: every token is banned or masked")
-    return draw(row[None], [0], [Plain(spec.params, spec.seed)], [spec.step])[0]
+        return BackendError(_NOTHING)
+    return draw(row[None], [0], [Plain(spec.params, spec.seed)], [spec.step], [mask])[0]
 
 
 def _changed(row: torch.Tensor, spec: SampleSpec) -> torch.Tensor:
-    """The logits in float64, after bias, penalties, bans and mask."""
+    """The logits in float64, after bias, penalties and bans; the mask is for `draw`."""
     p, y = spec.params, row.double()
 
     def at(ids: Ids) -> torch.Tensor:
@@ -257,19 +325,7 @@ def _changed(row: torch.Tensor, spec: SampleSpec) -> torch.Tensor:
         y[seen] = torch.where(v > 0, v / r, v * r)
     banned = np.asarray(spec.banned_ids, np.int64)
     y[at(banned[banned < len(y)])] = -torch.inf
-    if spec.allowed is not None:
-        y[~torch.as_tensor(_mask(spec.allowed, len(y)), device=y.device)] = -torch.inf
     return y
-
-
-def _mask(allowed: npt.NDArray[np.generic], vocab: int) -> npt.NDArray[np.bool_]:
-    """As bool [vocab]; tokens beyond the mask are not allowed."""
-    if allowed.dtype != np.bool_:
-        words = np.ascontiguousarray(allowed).view(np.uint8)
-        allowed = np.unpackbits(words, bitorder="little").astype(np.bool_)
-    found = np.zeros(vocab, np.bool_)
-    found[: len(allowed)] = allowed[:vocab]
-    return found
 
 
 class _Ranking:

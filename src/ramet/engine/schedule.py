@@ -118,13 +118,13 @@ class Scheduler:
 
     def plan(self) -> Batch | None:
         """The next batch, or None if there is nothing to do. Slots are reserved and published."""
-        if not self.running and not len(self.waiting):
+        if not len(self.waiting) and all(r.parked for r in self.running):
             return None
         self._make_room()
         self.tree.begin_step()
         self._claims.clear()
         making = _Making(self.limits.max_step_tokens, self._claims)
-        suspect = next((r for r in self.running if r.alone), None)
+        suspect = next((r for r in self.running if r.alone and not r.parked), None)
         simple = False  # nobody but requests that decode
         if suspect is not None:
             self._continue([suspect], making)
@@ -152,7 +152,8 @@ class Scheduler:
         decoding: list[Request] = []
         others: list[Request] = []
         for request in self.running:
-            (decoding if request.is_decoding else others).append(request)
+            if not request.parked:
+                (decoding if request.is_decoding else others).append(request)
         room = self.slots.num_free + self.tree.num_evictable_tokens
         if room < len(decoding):
             others += decoding[room:]
@@ -269,7 +270,7 @@ class Scheduler:
         held = len(lease)
         start = min(request.next_scored - 1, held)
         positions = np.arange(start, min(held, request.num_prompt - 1))
-        if request.wants_sample and held == request.num_known and held > start:
+        if request.may_sample and held == request.num_known and held > start:
             positions = np.append(positions[positions < held - 1], held - 1)
         return positions[making.claims.lacks(lease.slots[positions])]
 
@@ -300,7 +301,7 @@ class Scheduler:
         scored = min(stop, request.num_prompt - 1)
         if scored > start:
             making.wanted.append(Wanted(request, start, scored, sample=False))
-        if request.wants_sample and stop == request.num_known:
+        if request.may_sample and stop == request.num_known:
             guess = self._guess(request, lease, making) if cut is None else ()
             making.wanted.append(Wanted(request, stop - 1, stop + len(guess), True, guess))
 
@@ -346,8 +347,9 @@ class Scheduler:
     def _count_prompt_rows(self, batch: Batch) -> None:
         for segment in batch.segments:
             request = segment.request
-            if not request.output_ids and request.num_preemptions == 0:
-                request.num_prompt_rows += min(segment.stop, request.num_prompt) - segment.start
+            if not request.prompt_done and request.num_preemptions == 0:
+                rows = min(segment.stop, request.num_prompt) - segment.start
+                request.num_prompt_rows += max(0, rows)
 
     # -- coming and going ------------------------------------------------------------------------
 

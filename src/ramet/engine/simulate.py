@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ramet.engine.batch import Batch
+import numpy as np
+
+from ramet.engine.batch import Batch, SampleQuery
 from ramet.engine.loop import Outcome
 from ramet.engine.request import ScoredToken
 
@@ -122,10 +124,7 @@ class HashRunner:
         return [(row, first + row - start) for row in range(start, stop)]
 
     def sample(self, batch: Batch, logits: list[int]) -> Outcome:
-        tokens = [
-            ScoredToken(_mix(logits[q.logits_index], q.request.seed) % self.vocab, -1.0)
-            for q in batch.samples
-        ]
+        tokens = [ScoredToken(self._draw(logits[q.logits_index], q), -1.0) for q in batch.samples]
         scores = []
         for query in batch.scores:
             stop = query.start + len(query.logits_indices)
@@ -137,6 +136,14 @@ class HashRunner:
                 ]
             )
         return Outcome(tokens, scores)
+
+    def _draw(self, value: int, query: SampleQuery) -> int:
+        number, constrained = _mix(value, query.request.seed), query.request.constrained
+        if constrained is None:
+            return number % self.vocab
+        bits = np.unpackbits(constrained.masks[len(query.draft)].view(np.uint8), bitorder="little")
+        allowed = np.flatnonzero(bits)
+        return int(allowed[number % len(allowed)])
 
     def prefix_in(self, slot: int) -> int:
         return self.kv[slot]

@@ -13,7 +13,8 @@ class EngineStats:
     recomputed ones too), `num_cached_tokens` prompt tokens that nobody had to compute for the request
     that asked (held by the tree, or computed once in the same batch for somebody else).
     `num_draft_tokens` were guessed, `num_accepted_tokens` of them rightly; the rows of the others are not
-    among the computed tokens."""
+    among the computed tokens. `num_forced_tokens` came from constraints, without asking the model; they
+    are not among the generated ones."""
 
     num_steps: int
     num_computed_tokens: int
@@ -22,6 +23,7 @@ class EngineStats:
     num_prompt_tokens: int
     num_draft_tokens: int
     num_accepted_tokens: int
+    num_forced_tokens: int
     num_preemptions: int
     num_finished: int
     num_aborted: int

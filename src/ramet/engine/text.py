@@ -52,6 +52,11 @@ class IncrementalDetokenizer:
         self.is_whole = True  # no bytes of an unfinished character of the output are held back
         self._read_tail(prompt_tail_ids)
 
+    @property
+    def begun(self) -> bool:
+        """There is text, the prompt's or the output's."""
+        return self._begun
+
     def push(self, token_id: int) -> str:
         """The text that is certain now and was not before."""
         if token_id in self._hidden:
@@ -133,6 +138,7 @@ class GenerationText:
         self._detokenizer = IncrementalDetokenizer(
             tokenizer, prompt_tail_ids, params.skip_special_tokens
         )
+        self._continues = self._detokenizer.begun
         self._checker = StopChecker(params.stop, params.stop_regex)
         self._may_match = bool(params.stop or params.stop_regex)
         specials = {text: tokenizer.special_id(text) for text in params.stop}
@@ -160,6 +166,11 @@ class GenerationText:
         whole = "".join(self._pieces)
         self._pieces = [whole]
         return whole if self._cut is None else whole[: self._cut]
+
+    @property
+    def continues(self) -> bool:
+        """The output continues a text: there was one when it began."""
+        return self._continues
 
     @property
     def emitted(self) -> int:

@@ -132,6 +132,14 @@ class Tokenizer:
         head = list(_run(self._library_inside, text[:split]).ids) if split else []
         return head + self._encode_start(text[split:])
 
+    def encode_forced(self, text: str, following: frozenset[int]) -> list[int]:
+        """Tokens of `text` in the midst of other text, as far as they are the same whatever follows that
+        begins with one of the bytes `following` (none of them: nothing follows)."""
+        cut = self._cuts.last_before(text, following)
+        ids = self.encode_continuation(text[:cut]) if cut else []
+        # A text that holds the name of an added token is not that token.
+        return ids if self._added_ids.isdisjoint(ids) else []
+
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """The text of tokens that begin a text. Bytes that are no UTF-8 become U+FFFD."""
         return self.token_bytes.join(ids, skip_special_tokens).decode("utf-8", "replace")

@@ -5,8 +5,6 @@ Knows how arguments become operations (`ir`), and checks what can be checked wit
 
 from __future__ import annotations
 
-import json
-import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 from ramet.backend import Backend
 from ramet.errors import InvalidRequest
 from ramet.lang.choices import token_length_normalized
+from ramet.lang.constraint_args import constraint_options
 from ramet.lang.defaults import find_backend
 from ramet.lang.ir import (
     SglExpr,
@@ -72,8 +71,10 @@ def gen(
     choices: Sequence[str] | None = None,
     choices_method: Callable[..., Any] | None = None,
     regex: str | None = None,
-    json_schema: str | Mapping[str, Any] | type | None = None,
+    json_schema: object = None,
     *,
+    ebnf: str | None = None,
+    structural_tag: str | Mapping[str, Any] | None = None,
     repetition_penalty: float | None = None,
     sampling_seed: int | None = None,
 ) -> SglGen | SglSelect:
@@ -81,8 +82,12 @@ def gen(
     default. With `n` > 1 the variable is a list of n texts and the first one is appended.
 
     With `choices` it is a `select`, and everything else but `temperature` and `choices_method` is ignored.
-    `regex` is checked here. `json_schema` may be a JSON string, a dict, or a pydantic model. `dtype` (int,
-    float, str, bool or their names) makes the text one of that type; it takes the place of `regex`.
+    At most one of `regex`, `json_schema`, `ebnf` (a grammar), `structural_tag` and `dtype` says what the
+    whole text must be; "" is none. `regex` is checked here. `json_schema` may be JSON text, a dict, or a
+    type (`ramet.lang.schema_types` says which). `structural_tag` is a JSON object, as text or as a dict.
+    `dtype` (int, float, str, bool or their names) makes the text one of that type; it takes the place of
+    `regex`. A text cut at `max_tokens` may be a beginning only: the `finish_reason` in its meta information
+    then has `"incomplete": True`, and with a `dtype` reading the variable is an error.
     """
     _check_name("gen", name)
     if choices is not None:
@@ -92,11 +97,12 @@ def gen(
             0.0 if temperature is None else temperature,
             choices_method or token_length_normalized,
         )
-    if regex is not None:
-        _check_regex(regex)
-        if dtype is not None:
-            warnings.warn("gen: dtype takes the place of regex", stacklevel=2)
-            regex = None
+    forms = {"regex": regex, "json_schema": json_schema, "ebnf": ebnf}
+    forms["structural_tag"] = structural_tag
+    if regex and dtype is not None:
+        constraint_options({"regex": regex})  # a wrong one is wrong nevertheless
+        warnings.warn("gen: dtype takes the place of regex", stacklevel=2)
+        forms["regex"] = None
     options = {
         "max_new_tokens": max_tokens,
         "min_new_tokens": min_tokens,
@@ -117,8 +123,7 @@ def gen(
         "top_logprobs_num": top_logprobs_num,
         "return_text_in_logprobs": return_text_in_logprobs,
         "dtype": dtype,
-        "regex": regex,
-        "json_schema": _schema(json_schema),
+        **constraint_options({"dtype": dtype, **forms}),
         "sampling_seed": sampling_seed,
     }
     return SglGen(name, {key: value for key, value in options.items() if value is not None})
@@ -199,30 +204,8 @@ def _check_name(what: str, name: object) -> None:
         raise InvalidRequest(f"{what} name", name, "is not a string")
 
 
-def _check_regex(regex: object) -> None:
-    if not isinstance(regex, str):
-        raise InvalidRequest("regex", regex, "is not a string")
-    try:
-        re.compile(regex)
-    except re.error as error:
-        raise InvalidRequest("regex", regex, f"is not a regular expression: {error}") from error
-
-
 def _copied(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
-
-
-def _schema(schema: str | Mapping[str, Any] | type | None) -> str | None:
-    if schema is None or isinstance(schema, str):
-        return schema
-    describe = getattr(schema, "model_json_schema", None)
-    if callable(describe):
-        return json.dumps(describe())
-    if not isinstance(schema, Mapping):
-        raise InvalidRequest(
-            "json_schema", schema, "is not a JSON string, a dict or a pydantic model"
-        )
-    return json.dumps(schema)
 
 
 def image(expr: Any) -> SglImage:

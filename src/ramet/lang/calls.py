@@ -46,12 +46,14 @@ class _Call:
 
     def finished(self, meta_infos: list[dict[str, Any]]) -> None:
         total = sum if self.kind == "select" else (lambda values: values[0])
-        reason = meta_infos[0].get("finish_reason") if meta_infos else None
+        reasons = [meta.get("finish_reason") for meta in meta_infos] or [None]
+        reason = reasons[0]
         self._close(
             prompt_tokens=_count(meta_infos, "prompt_tokens", total),
             cached_tokens=_count(meta_infos, "cached_tokens", total),
             completion_tokens=_count(meta_infos, "completion_tokens", sum),
             finish_reason=reason.get("type") if isinstance(reason, Mapping) else reason,
+            incomplete=any(isinstance(r, Mapping) and r.get("incomplete") for r in reasons),
         )
 
     def failed(self, error: BaseException) -> None:

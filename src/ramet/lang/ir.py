@@ -20,6 +20,7 @@ __all__ = [
     "REGEX_BOOL",
     "REGEX_FLOAT",
     "REGEX_INT",
+    "REGEX_JSON_STR",
     "REGEX_STR",
     "REGEX_STRING",
     "SglArgument",
@@ -50,6 +51,14 @@ REGEX_FLOAT = r"[-+]?[0-9]*\.?[0-9]+[ \n]*"
 REGEX_BOOL = r"(True|False)"
 REGEX_STR = r"\"[\w\d\s]*\""
 REGEX_STRING = REGEX_STR
+# Any text as JSON writes it, punctuation and escapes included. A half of a surrogate pair alone is not
+# text: it has no UTF-8.
+REGEX_JSON_STR = (
+    r'"(?:[^"\\\x00-\x1f]'
+    r'|\\["\\/bfnrt]'
+    r"|\\u(?:[0-9abcefABCEF][0-9a-fA-F]{3}|[dD][0-7][0-9a-fA-F]{2}"
+    r'|[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}))*"'
+)
 
 SglSamplingParams = SamplingParams
 

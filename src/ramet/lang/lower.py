@@ -100,6 +100,13 @@ def _check_capabilities(run: Run, op: GenerateOp) -> None:
             can.json_schema,
             "ask for JSON in words",
         ),
+        ("ebnf", op.params.ebnf is not None, can.ebnf, "write the grammar as a regex if it is one"),
+        (
+            "structural_tag",
+            op.params.structural_tag is not None,
+            can.structural_tag,
+            "generate the parts one by one, each with its own constraint",
+        ),
         ("return_logprob", bool(op.fields.get("return_logprob")), can.logprobs, "leave it out"),
         (
             "sampling_seed",

@@ -23,7 +23,8 @@ Style = Literal["text", "role", "generated", "chosen"]
 class CallRecord:
     """One finished (or failed) call. Token counts are None where the backend does not tell; `samples` is
     n of a generation, the number of choices of a selection. `seconds` runs from the moment the call was
-    made to its end. `branch` is the branch's path: "0" is the program, "0.2-5" branch 5 of its fork 2."""
+    made to its end. `branch` is the branch's path: "0" is the program, "0.2-5" branch 5 of its fork 2.
+    `incomplete`: a text (of any sample) was cut before it was what its constraint asks for."""
 
     kind: Literal["generate", "select"]
     name: str | None
@@ -37,6 +38,7 @@ class CallRecord:
     cached_tokens: int | None = None
     completion_tokens: int | None = None
     finish_reason: str | None = None
+    incomplete: bool = False
     error: str | None = None
 
     @property

@@ -45,7 +45,8 @@ def segments(chain: Chain) -> list[tuple[Style, str | None, str]]:
 
 
 def table(calls: Sequence[CallRecord]) -> list[tuple[str, ...]]:
-    """One row of texts per call, in the order of `_COLUMNS`; a failed call shows its error."""
+    """One row of texts per call, in the order of `_COLUMNS`; a failed call shows its error, and one whose
+    text was cut before its constraint was met says so."""
     rows: list[tuple[str, ...]] = []
     for call in calls:
         share = call.cached_share
@@ -56,12 +57,16 @@ def table(calls: Sequence[CallRecord]) -> list[tuple[str, ...]]:
                 call.branch,
                 "" if call.prompt_tokens is None else str(call.prompt_tokens),
                 cached if share is None else f"{cached} ({share:.0%})",
-                call.error
-                or ("" if call.completion_tokens is None else str(call.completion_tokens)),
+                call.error or _generated(call),
                 _seconds(call.seconds),
             )
         )
     return rows
+
+
+def _generated(call: CallRecord) -> str:
+    count = "" if call.completion_tokens is None else str(call.completion_tokens)
+    return f"{count} (incomplete)".lstrip() if call.incomplete else count
 
 
 def _seconds(seconds: float) -> str:

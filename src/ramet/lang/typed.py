@@ -1,18 +1,19 @@
 """Typed generations: what `dtype=int` asks of a model, and how its answer is checked.
 
 Knows four Python types and their texts. With a backend that enforces regular expressions the type is one
-of them; with any other the stop strings end the value early and the check finds out the rest. Values stay
-text, as programs expect.
+of them, and the check finds answers that ended too early; with any other the stop strings end the value
+early and the check finds out the rest. Values stay text, as programs expect.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ramet.backend import Completion
 from ramet.errors import BackendError, InvalidRequest
-from ramet.lang.ir import REGEX_BOOL, REGEX_FLOAT, REGEX_INT, REGEX_STR
+from ramet.lang.ir import REGEX_BOOL, REGEX_FLOAT, REGEX_INT, REGEX_JSON_STR
 from ramet.prompt import Span, Text
 
 __all__ = ["Typed", "typed"]
@@ -20,9 +21,10 @@ __all__ = ["Typed", "typed"]
 
 @dataclass(frozen=True, slots=True)
 class Typed:
-    """`regex` is what a constraint enforces, `finds` extracts the value from an unconstrained text.
-    `stops` end such a text and `keep_stop` says that the last of it belongs to the value. `quoted`: the
-    program writes the opening quote and the model's text ends at the closing one."""
+    """`regex` is what a constraint enforces, `finds` extracts the value from a text: from an unconstrained
+    one a value that others follow, from a constrained one only the whole. `stops` end the text and
+    `keep_stop` says that the last of it belongs to the value. `quoted`: the program writes the opening
+    quote and the model's text ends at the closing one."""
 
     kind: str
     regex: str
@@ -38,39 +40,57 @@ class Typed:
     def value(self, completion: Completion, name: str | None) -> tuple[str, tuple[Span, ...]]:
         """The value and what the prompt gets: the text up to the value's end, white space before it
         included. Raises `BackendError` if the text is not of the type."""
-        if self.quoted:
-            return f'"{completion.text}"', (Text('"'), *completion.spans, Text('"'))
         match = re.match(self.finds, completion.text)
         if match is None:
             raise BackendError(
                 f"the text {completion.text!r} generated for {name!r} is not of type {self.kind}"
+                + _cut(completion)
             )
-        kept = completion.text[: match.end()]
+        if self.quoted:
+            return f'"{completion.text}"', (Text('"'), *completion.spans, Text('"'))
+        kept = completion.text[: match.end(1)]
         return match.group(1), completion.spans if kept == completion.text else (Text(kept),)
+
+
+def _cut(completion: Completion) -> str:
+    """What to do about a text that the limit of tokens has cut."""
+    reason = completion.meta_info.get("finish_reason")
+    if not isinstance(reason, Mapping) or reason.get("type") != "length":
+        return ""
+    return f": it was cut after {reason.get('length', 'its last')} tokens; raise max_tokens"
 
 
 # A number ends where white space follows a digit. White space alone would also end the text before the
 # first digit, as models begin a word with it.
 _AFTER_A_DIGIT = tuple(digit + space for digit in "0123456789" for space in " \n")
 
-_TYPES = {
-    "int": Typed("int", REGEX_INT, r"\s*([-+]?[0-9]+)", _AFTER_A_DIGIT, True),
+# A text in quotes that the program writes is whole unless its end would escape the closing one.
+_NO_OPEN_ESCAPE = r"(?:[^\\]|\\.)*\Z"
+
+_ANY = {
+    "int": Typed("int", REGEX_INT, r"\s*([-+]?[0-9]+)", _AFTER_A_DIGIT, keep_stop=True),
     "float": Typed("float", REGEX_FLOAT, r"\s*([-+]?[0-9]*\.?[0-9]+)", _AFTER_A_DIGIT, True),
-    "bool": Typed("bool", REGEX_BOOL, r"\s*(True|False)"),
-    "str": Typed("str", REGEX_STR, r'\s*("[^"]*")'),
+    "bool": Typed("bool", REGEX_BOOL, r"\s*(True|False)\b"),
+    "str": Typed("str", REGEX_JSON_STR, rf"(?s:{_NO_OPEN_ESCAPE})", ('"',), quoted=True),
 }
+_CONSTRAINED = {
+    "int": Typed("int", REGEX_INT, r"([-+]?[0-9]+)[ \n]*\Z", (" ", "\n")),
+    "float": Typed("float", REGEX_FLOAT, r"([-+]?[0-9]*\.?[0-9]+)[ \n]*\Z", (" ", "\n")),
+    "bool": Typed("bool", REGEX_BOOL, rf"{REGEX_BOOL}\Z"),
+    "str": Typed("str", REGEX_JSON_STR, rf"({REGEX_JSON_STR})\Z"),
+}
+_TYPES = (int, float, str, bool)
 
 
 def typed(dtype: object, constrained: bool) -> Typed:
     """The rule of `dtype` (a type or its name) on a backend that can or cannot enforce a regex."""
-    name = dtype.__name__ if isinstance(dtype, type) else dtype
-    found = _TYPES.get(name) if isinstance(name, str) else None
+    name = dtype.__name__ if isinstance(dtype, type) and dtype in _TYPES else dtype
+    found = (_CONSTRAINED if constrained else _ANY).get(name) if isinstance(name, str) else None
     if found is None:
         raise InvalidRequest(
-            "dtype", dtype, "is not a type of generated values", "use int, float, str or bool"
+            "dtype",
+            dtype,
+            "is not a type of generated values",
+            "use int, float, str or bool, or json_schema= for any other type",
         )
-    if found.kind == "str" and not constrained:
-        return Typed("str", found.regex, found.finds, ('"',), quoted=True)
-    if found.keep_stop and constrained:
-        return Typed(found.kind, found.regex, found.finds, (" ", "\n"))
     return found

@@ -10,7 +10,8 @@ import ctypes
 import functools
 import warnings
 
-from ramet.kernels.cpu.build import BuildError, build
+from ramet.build import BuildError, load
+from ramet.kernels.cpu.build import KERNELS
 
 __all__ = ["library", "why_not"]
 
@@ -18,13 +19,7 @@ __all__ = ["library", "why_not"]
 @functools.cache
 def library() -> ctypes.CDLL:
     """The library for this machine; compiled on first use. Raises BuildError."""
-    path = build()
-    try:
-        return ctypes.CDLL(str(path))
-    except OSError as error:
-        raise BuildError(
-            f"cannot load {path}: {error}; delete it, or set RAMET_CACHE to another folder"
-        ) from error
+    return load(KERNELS)
 
 
 @functools.cache

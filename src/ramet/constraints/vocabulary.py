@@ -1,0 +1,42 @@
+"""The tokens of a model as constraints see them: bytes, and how texts are divided into them.
+
+Knows bytes and two functions of the tokenizer; refuses to know which tokenizer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+__all__ = ["Vocabulary"]
+
+# (text, bytes that may follow it) -> tokens of the longest beginning of the text whose division into
+# tokens is the same whatever follows that begins with one of the bytes.
+EncodeForced = Callable[[str, frozenset[int]], Sequence[int]]
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """`tokens[id]` is what the token adds to a text; b"" for special tokens and unused ids, which no
+    constraint ever allows. `size` is the number of logits, at least len(tokens). `encode` divides a text
+    that follows other text into tokens."""
+
+    tokens: Sequence[bytes]
+    size: int
+    encode: Callable[[str], Sequence[int]]
+    encode_forced: EncodeForced
+    special: dict[str, int] = field(default_factory=dict)  # texts of special tokens, for grammars
+    end_ids: frozenset[int] = frozenset()  # what ends a generation by default
+    digest: str = field(init=False)  # of the bytes and the size: part of a file's name
+
+    def __post_init__(self) -> None:
+        found = hashlib.sha256(str(self.size).encode())
+        for token in self.tokens:
+            found.update(len(token).to_bytes(4, "little") + token)
+        object.__setattr__(self, "digest", found.hexdigest()[:16])
+
+    @property
+    def num_words(self) -> int:
+        """Of a mask."""
+        return (self.size + 31) // 32
