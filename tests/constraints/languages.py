@@ -216,7 +216,7 @@ ranges = st.tuples(letters, letters).map(lambda two: ("byte", min(two), max(two)
 texts = st.lists(letters, max_size=6).map(bytes)
 
 
-def _larger(trees: st.SearchStrategy[Tree]) -> st.SearchStrategy[Tree]:
+def larger(trees: st.SearchStrategy[Tree]) -> st.SearchStrategy[Tree]:
     several = st.lists(trees, min_size=1, max_size=3)
     times = st.tuples(trees, st.integers(0, 2), st.integers(0, 2) | st.none())
     return st.one_of(
@@ -226,7 +226,7 @@ def _larger(trees: st.SearchStrategy[Tree]) -> st.SearchStrategy[Tree]:
     )
 
 
-trees = st.recursive(ranges, _larger, max_leaves=8)
+trees = st.recursive(ranges, larger, max_leaves=8)
 
 
 @st.composite

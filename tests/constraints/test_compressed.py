@@ -31,6 +31,12 @@ def forced_by(meaning: Meaning, before: bytes, most: int) -> bytes:
     return found
 
 
+def forced(automaton: Automaton, state: int, most: int) -> tuple[bytes, int]:
+    found = forced_bytes(automaton, state, most)
+    assert found is not None
+    return found
+
+
 @both
 @settings(max_examples=60)
 @given(nfas, texts, st.lists(st.integers(0, 9), min_size=1, max_size=3))
@@ -41,7 +47,7 @@ def test_what_is_forced(native: bool, nfa: Nfa, before: bytes, mosts: list[int])
     if state < 0:
         return
     for most in mosts:
-        data, after = forced_bytes(automaton, state, most)
+        data, after = forced(automaton, state, most)
         assert data == forced_by(meaning, before, most)
         assert after == automaton.step(state, data)
 
@@ -49,14 +55,14 @@ def test_what_is_forced(native: bool, nfa: Nfa, before: bytes, mosts: list[int])
 @both
 def test_runs_stop_where_there_is_a_choice(native: bool) -> None:
     automaton = Automaton(automaton_of(TEMPLATE), native=native)
-    data, state = forced_bytes(automaton, automaton.start, 1000)
+    data, state = forced(automaton, automaton.start, 1000)
     assert data == b'{"name": "'
-    assert forced_bytes(automaton, state, 1000) == (b"", state)
+    assert forced(automaton, state, 1000) == (b"", state)
     state = automaton.step(state, b'bo"')
-    assert forced_bytes(automaton, state, 1000)[0] == b', "age": '
-    assert forced_bytes(automaton, state, 3)[0] == b', "'
+    assert forced(automaton, state, 1000)[0] == b', "age": '
+    assert forced(automaton, state, 3)[0] == b', "'
     state = automaton.step(state, b', "age": 12')
-    data, end = forced_bytes(automaton, state, 1000)
+    data, end = forced(automaton, state, 1000)
     assert data == b"}"
     assert automaton.accepting(end)
 
@@ -66,36 +72,37 @@ def test_where_the_text_may_end_nothing_is_forced(native: bool) -> None:
     automaton = Automaton(
         automaton_of(("then", text("ab"), ("times", text("cd"), 0, 1))), native=native
     )
-    data, state = forced_bytes(automaton, automaton.start, 10)
+    data, state = forced(automaton, automaton.start, 10)
     assert data == b"ab"
-    assert forced_bytes(automaton, state, 10) == (b"", state)
-    assert forced_bytes(automaton, automaton.step(state, b"c"), 10)[0] == b"d"
+    assert forced(automaton, state, 10) == (b"", state)
+    assert forced(automaton, automaton.step(state, b"c"), 10)[0] == b"d"
 
 
 @both
-def test_nothing_is_looked_for_twice(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_shortest_way(native: bool) -> None:
     automaton = Automaton(automaton_of(TEMPLATE), native=native)
-    wanted = forced_bytes(automaton, automaton.start, 1000)
-
-    def asked(*_: object) -> None:
-        raise AssertionError("it asks again")
-
-    monkeypatch.setattr(automaton.core, "facts", asked)
-    assert forced_bytes(automaton, automaton.start, 4)[0] == wanted[0][:4]
-    monkeypatch.undo()
-    assert forced_bytes(automaton, automaton.start, 1000) == wanted
+    data, states = automaton.shortest(automaton.start) or (b"", [])
+    assert len(data) == len(states) == automaton.distance(automaton.start)
+    at = automaton.start
+    for byte, state in zip(data, states, strict=True):
+        assert automaton.distance(automaton.step(at, bytes([byte]))) == automaton.distance(at) - 1
+        at = automaton.step(at, bytes([byte]))
+        assert at == state
+    assert automaton.accepting(at)
+    assert automaton.shortest(at) == (b"", [])
+    other = Automaton(automaton_of(TEMPLATE), native=not native)
+    assert (other.shortest(other.start) or (b"", []))[0] == data
 
 
 @both
-def test_what_is_kept_is_bounded(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compressed, "KEPT_BYTES", 1000)
-    automaton = Automaton(automaton_of(text("ab" * 100)), native=native)
-    state = automaton.start
-    for _ in range(150):
-        data, _ = forced_bytes(automaton, state, 5)
-        assert len(data) == 5
-        state = automaton.step(state, data[:1])
-        assert len(automaton.runs) <= 1000 // 128 + 1
+def test_long_runs_need_work(native: bool) -> None:
+    automaton = Automaton(automaton_of(text("ab" * 5000)), native=native)
+    assert forced_bytes(automaton, automaton.start, 10_000, 0) is None
+    assert automaton.shortest(automaton.start, 0) is None
+    assert forced_bytes(automaton, automaton.start, 10_000) == (
+        b"ab" * 5000,
+        automaton.step(automaton.start, b"ab" * 5000),
+    )
 
 
 # ---- pictures ------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from tests.constraints.languages import (
     vocabularies,
 )
 
-from ramet.constraints import compiled, minimal
+from ramet.constraints import budget, compiled, minimal
 from ramet.constraints.automaton import Automaton
 from ramet.constraints.limits import DEFAULT
 from ramet.constraints.minimal import load, minimise, save
@@ -149,6 +149,17 @@ def test_too_large_or_too_long_is_left_as_it_is(native: bool) -> None:
     assert minimise(Automaton(nfa, native=native), max_work=1) is None
     exact = dataclasses.replace(DEFAULT, minimal_states=301)
     assert minimise(Automaton(nfa, exact, native=native)) is not None
+
+
+@both
+def test_too_large_leaves_room_to_be_used(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "MEMORY", 300_000)
+    anything = ("times", byte("a", "b"), 0, None)
+    nfa = automaton_of(("then", anything, byte("a"), ("times", byte("a", "b"), 11, 11)))
+    automaton = Automaton(nfa, native=native)
+    assert minimise(automaton) is None
+    assert automaton.num_bytes <= 200_000
+    assert automaton.step(automaton.start, b"ab" * 100) >= 0
 
 
 # ---- files -----------------------------------------------------------------------------------------

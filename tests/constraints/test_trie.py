@@ -41,6 +41,7 @@ def test_nodes_know_their_tokens_and_what_is_below(vocabulary: Vocabulary) -> No
         assert sorted(under) == [i for i, t in enumerate(tokens) if t.startswith(text)]
         groups = {int(trie.group[b]) for t in below for b in t[len(text) :]}
         assert trie.below[node] == sum(1 << g for g in groups)
+        assert trie.height[node] == max(map(len, below)) - len(text)
         parent = int(trie.parent[node])
         assert (texts[parent] if parent >= 0 else b"") == text[:-1]
     assert [sorted(texts[i] for i in level) for level in trie.levels] == [
@@ -74,6 +75,7 @@ def test_long_tokens_that_share_much() -> None:
     trie = TokenTrie(vocabulary([long, long + b"a", long[:1000], b"b"]))
     assert (trie.nodes, trie.deepest) == (5002, 5001)
     assert trie.order.tolist() == [2, 0, 1, 3]
+    assert trie.height[[0, 4744, 4745, 4746, 5000]].tolist() == [255, 255, 255, 254, 0]
     assert trie.end[[0, 999, 4999, 5000, 5001]].tolist() == [5001, 5001, 5001, 5001, 5002]
 
 

@@ -43,7 +43,10 @@ class Core(Protocol):
     def distances(self, states: Ints) -> Ints: ...
     def mask(self, state: int, trie: TokenTrie, microseconds: int | None) -> Mask | None: ...
     def next_states(self, state: int, trie: TokenTrie, microseconds: int | None) -> Ints | None: ...
-    def complete(self, most: int, microseconds: int | None) -> bool: ...
+    def path(
+        self, state: int, nearest: bool, most: int, microseconds: int | None
+    ) -> tuple[bytes, list[int]] | None: ...
+    def complete(self, most: int, most_bytes: int | None, microseconds: int | None) -> bool: ...
     def export(self) -> Table: ...
 
 
@@ -54,8 +57,6 @@ class Automaton:
     Whatever needs a new state raises InvalidRequest(`field`, `value`, ...) where that exceeds
     `limits.dfa_states`, the memory or the work that `budget.py` states, and Aborted after `cancel`. What
     is known already stays available.
-
-    `runs` belongs to compressed.py: texts that are forced, by state.
     """
 
     def __init__(
@@ -77,7 +78,6 @@ class Automaton:
         self.limits, self.field, self.value = limits, field, value
         self.start, self.max_distance = self.core.start, self.core.max_distance
         self.masks = MaskCache(limits.mask_bytes)
-        self.runs: dict[int, tuple[bytes, int]] = {}
 
     @property
     def num_states(self) -> int:
@@ -123,17 +123,29 @@ class Automaton:
                 found = self.masks.put(key, found)
         return found
 
-    def next_states(self, state: int, trie: TokenTrie) -> Ints:
-        """int32 [vocabulary size]: the state behind each token, -1 where it may not come."""
-        found = self.core.next_states(state, trie, None)
-        if found is None:
-            raise AssertionError("a walk without a limit came to one")
-        return found
+    def next_states(self, state: int, trie: TokenTrie, max_work: int | None = None) -> Ints | None:
+        """int32 [vocabulary size]: the state behind each token, -1 where it may not come. None: as
+        `mask`'s."""
+        return self.core.next_states(state, trie, max_work)
 
-    def complete(self, most: int, max_work: int | None = None) -> bool:
+    def forced(
+        self, state: int, most: int, max_work: int | None = None
+    ) -> tuple[bytes, list[int]] | None:
+        """The bytes that every legal text goes on with, at most `most`, and the state behind each. A state
+        where the text may end forces nothing. None: as `mask`'s."""
+        return self.core.path(state, False, most, max_work)
+
+    def shortest(self, state: int, max_work: int | None = None) -> tuple[bytes, list[int]] | None:
+        """The bytes of a shortest way to an accepting state (of several the one with the smallest bytes),
+        and the state behind each. None: as `mask`'s."""
+        return self.core.path(state, True, self.distance(state), max_work)
+
+    def complete(
+        self, most: int, max_work: int | None = None, most_bytes: int | None = None
+    ) -> bool:
         """Find every state. False: there are more than `most`, or it takes more than about `max_work`
-        microseconds."""
-        return self.core.complete(most, max_work)
+        microseconds or `most_bytes` of memory."""
+        return self.core.complete(most, most_bytes, max_work)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -35,6 +35,7 @@ __all__ = ["Compiler"]
 
 KEPT = 512  # sources remembered, refused ones among them
 KEPT_BYTES = 256 << 20  # of automata and masks
+KEPT_FILES = 1000  # on disk, some kilobytes each
 PATIENCE = 10.0  # seconds: for one's own source and for those of others before it
 
 
@@ -171,6 +172,7 @@ class Compiler:
 
     def _product(self, kind: str, source: str) -> Product:
         path = self._path(kind, source)
+        product.check_size(kind, source, self.limits)
         if path is not None:
             found = product.load(path, self.limits, kind, source)
             if found is not None:
@@ -182,6 +184,7 @@ class Compiler:
         if path is not None and product.keepable(made):
             with contextlib.suppress(OSError):  # a full or read-only disk: it is only a cache
                 product.save(made, path)
+                _prune(path.parent)
         return made
 
     def _path(self, kind: str, source: str) -> Path | None:
@@ -190,6 +193,14 @@ class Compiler:
         text = f"{product.VERSION}\0{kind}\0{source}\0{self.limits}"
         name = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
         return self._folder / name
+
+
+def _prune(folder: Path) -> None:
+    """Delete the oldest files beyond `KEPT_FILES`."""
+    files = [entry for entry in os.scandir(folder) if entry.is_file()]
+    files.sort(key=lambda entry: entry.stat().st_mtime)
+    for entry in files[: max(0, len(files) - KEPT_FILES)]:
+        os.unlink(entry.path)
 
 
 def lower_priority() -> None:

@@ -14,49 +14,21 @@ from ramet.constraints.automaton import Automaton
 
 __all__ = ["Edge", "Graph", "compress", "forced_bytes", "graph"]
 
-KEPT_BYTES = 1 << 20  # of runs, per automaton
 
-
-def forced_bytes(automaton: Automaton, state: int, most: int) -> tuple[bytes, int]:
+def forced_bytes(
+    automaton: Automaton, state: int, most: int, max_work: int | None = None
+) -> tuple[bytes, int] | None:
     """The bytes that every legal text goes on with, at most `most`, and the state behind them. A state
-    where the text may end forces nothing.
+    where the text may end forces nothing. None: finding them takes more than about `max_work`
+    microseconds.
 
     A run always ends: a live state leads to an accepting one, and where there is only one way, this is it.
     """
-    found = bytearray()
-    while len(found) < most:
-        data, after = _run(automaton, state, most)
-        if not data:
-            break
-        if len(found) + len(data) > most:
-            data = data[: most - len(found)]
-            after = automaton.step(state, data)
-        found += data
-        state = after
-    return bytes(found), state
-
-
-def _run(automaton: Automaton, state: int, most: int) -> tuple[bytes, int]:
-    """From `state`, as far as it was ever looked, which is at least one byte if one is forced."""
-    known = automaton.runs.get(state)
-    if known is not None:
-        return known
-    found, at = bytearray(), state
-    while len(found) < most and (byte := _only(automaton, at)) is not None:
-        found.append(byte)
-        at = automaton.step(at, bytes([byte]))
-    if len(automaton.runs) * 128 + len(found) > KEPT_BYTES:
-        automaton.runs.clear()
-    automaton.runs[state] = bytes(found), at
-    return automaton.runs[state]
-
-
-def _only(automaton: Automaton, state: int) -> int | None:
-    """The byte that must come, if there is one."""
-    if automaton.accepting(state):
+    found = automaton.forced(state, most, max_work)
+    if found is None:
         return None
-    following = automaton.next_bytes(state)
-    return next(iter(following)) if len(following) == 1 else None
+    data, states = found
+    return data, states[-1] if states else state
 
 
 # ---- as a picture ---------------------------------------------------------------------------------------

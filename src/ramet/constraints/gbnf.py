@@ -35,7 +35,9 @@ _TOKEN = re.compile(
       | (?P<mark>[()|*+?.])""",
     re.VERBOSE,
 )
-_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))|([^\\])", re.S)
+_ESCAPE = re.compile(
+    r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))|([^\\])", re.S
+)
 _LETTERS = {"n": "\n", "r": "\r", "t": "\t"} | {c: c for c in "\\\"'[]-^/."}
 _DOT = Chars(charset.finished(charset.complement(((10, 10),))))
 

@@ -23,6 +23,7 @@ from ramet.errors import InvalidRequest
 
 __all__ = ["GuidanceConstraint", "GuidanceMatcher", "compile"]
 
+_LEAST_OPENS, _MOST_OPENS = 24, 512  # tokens that one token may come to need behind it
 _END = b"\xff<|end of a constrained text|>"  # no token of the model: how the library says "may end"
 _ANY_BYTE = frozenset(range(256))
 _LIMITS: dict[str, Any] = {
@@ -119,7 +120,7 @@ def _message(matcher: Any) -> str:
 
 
 class GuidanceConstraint:
-    """A compiled grammar. Nothing in it changes; matchers are copies of the one it holds, taken under a
+    """A compiled grammar. `opens`: tokens that the shortest text needs that was found. Nothing in it changes; matchers are copies of the one it holds, taken under a
     lock because a copy reads what the library computes on first use."""
 
     def __init__(
@@ -139,6 +140,8 @@ class GuidanceConstraint:
                 hidden[token_id] = False
         self.shown: Mask = np.packbits(~hidden, bitorder="little").view(np.uint32)
         self.closing = prepared.closing
+        whole = self.closing.find(matcher.deep_copy(), _MOST_OPENS)
+        self.opens = max(_LEAST_OPENS, len(whole) if whole is not None else _MOST_OPENS)
 
     def start(self) -> GuidanceMatcher:
         with self._lock:
@@ -208,27 +211,30 @@ class GuidanceMatcher:
         return self._constraint.vocabulary.encode_forced(text, _ANY_BYTE)
 
     def steer(self, budget: int) -> Mask | None:
-        """The next token of a legal end that was found, once hardly more tokens are left than it needs.
+        """The tokens after which an end was found that fits, as soon as one token could open more than is
+        left; the end itself when hardly more tokens are left than it needs.
 
-        The end is looked for on a copy, by tokens that close what is open; that finds short ends, not
-        always the shortest. It is looked for the more often the less is left to spare, so a token that
-        opens much at once near the end of a budget may still leave too few: then None.
+        One token is taken to open no more than a whole text needs at the least. Where it opens more, the
+        end may come to lie out of reach: then None. So it is when no short end is found at all.
         """
-        if self._rest > 0 or budget > 4096:
+        if self._rest > 0 or budget > _FARTHEST_BUDGET:
             return None
         if self._ending is None:
             self._ending = self._constraint.closing.find(self._matcher.deep_copy(), budget)
-        if self._ending is None:
+        if not self._ending:
             return None
-        spare = budget - len(self._ending)
+        spare, opens = budget - len(self._ending), self._constraint.opens
+        if spare > opens:
+            self._rest = (spare - opens) // (opens + 1)
+            return None
+        if spare < 0:
+            return None
         if spare > _SPARE:
-            self._rest = (spare - _SPARE) // 8
-            return None
-        if spare < 0 or not self._ending:
-            return None
-        token_id = self._ending[0]
+            return self._constraint.closing.leaving(
+                self._matcher, self.mask(), budget, self._ending
+            )
         found = np.zeros_like(self._constraint.shown)
-        found[token_id // 32] = np.uint32(1 << (token_id % 32))
+        found[self._ending[0] // 32] = np.uint32(1 << (self._ending[0] % 32))
         return found
 
     def fork(self) -> GuidanceMatcher:
@@ -242,7 +248,8 @@ class GuidanceMatcher:
             raise InvalidRequest(field, source, f"needs too much: {_message(self._matcher)}")
 
 
-_SPARE = 4  # tokens; at so few or fewer the end that was found is written
+_SPARE = 2  # tokens; at so few or fewer the end that was found is written
+_FARTHEST_BUDGET = 4096  # longer ones are not looked at yet
 
 
 def _whole_text(data: bytes) -> str:

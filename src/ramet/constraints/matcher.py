@@ -40,15 +40,16 @@ class Matcher(Protocol):
         """The text satisfies the constraint and no text could follow."""
         ...
 
-    def mask(self) -> Mask | None:
-        """Every token after which a legal text can still be reached, and no other. None: that takes
-        longer than a step should wait; `prepare` finds it. Raises `InvalidRequest` where the constraint
-        turns out to need more than its limits."""
+    def mask(self, budget: int | None = None) -> Mask | None:
+        """Every token after which a legal text can still be reached, and no other. With a `budget` only
+        those after which a legal end is surely reached with so many tokens, the next one included, if
+        there are such. None: that takes longer than a step should wait; `prepare` finds it. Raises
+        `InvalidRequest` where the constraint turns out to need more than its limits."""
         ...
 
-    def prepare(self) -> None:
-        """Make `mask` ready. May take long, leaves the interpreter to others meanwhile, and may be called
-        on another thread while nobody else uses this matcher. Raises what `mask` raises."""
+    def prepare(self, budget: int | None = None) -> None:
+        """Make `mask` and `forced` ready. May take long, leaves the interpreter to others meanwhile, and
+        may be called on another thread while nobody else uses this matcher. Raises what they raise."""
         ...
 
     def accept(self, token_id: int) -> bool:
@@ -59,14 +60,9 @@ class Matcher(Protocol):
         """Take back the last `count` accepted tokens."""
         ...
 
-    def forced(self) -> Sequence[int]:
+    def forced(self) -> Sequence[int] | None:
         """Tokens of the text that must come next, in the tokenizer's own division of it, as far as that
-        is the same whatever may legally follow. They are not accepted yet. Mostly none."""
-        ...
-
-    def steer(self, budget: int) -> Mask | None:
-        """The part of `mask` from which a legal end can surely be reached with `budget` tokens, the next
-        one included; None where that is no restriction, or cannot be kept any more."""
+        is the same whatever may legally follow. They are not accepted yet. Mostly none. None as `mask`'s."""
         ...
 
     def fork(self) -> Matcher:

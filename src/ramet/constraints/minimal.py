@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ramet.constraints import compiled, slow
+from ramet.constraints import budget, compiled, slow
 from ramet.constraints.automaton import Automaton
 from ramet.constraints.limits import DEFAULT, ConstraintLimits
 from ramet.constraints.table import DEAD, NEVER, Table, distances, merge_classes
@@ -30,10 +30,11 @@ _OVERHEAD = 1024  # bytes around an array in a file, at most
 
 def minimise(automaton: Automaton, max_work: int | None = None) -> Automaton | None:
     """The same language with the fewest states, all of them known. None: `automaton` has more than
-    `limits.minimal_states` states, or finding them takes more than about `max_work` microseconds. Raises
-    what finding states raises."""
+    `limits.minimal_states` states, or finding them takes more than about `max_work` microseconds or half
+    of its memory. Raises what finding states raises."""
     limits = automaton.limits
-    if automaton.start < 0 or not automaton.complete(limits.minimal_states, max_work):
+    # Half of the memory: what is too large for this must still be able to serve as it is.
+    if not automaton.complete(limits.minimal_states, max_work, budget.MEMORY // 2):
         return None
     table = merged(automaton.core.export(), native=automaton.native)
     return _automaton(table, limits, automaton.field, automaton.value, automaton.native)

@@ -57,6 +57,14 @@ def make(kind: str, source: str, limits: ConstraintLimits) -> Product:
     raise InvalidRequest("kind", kind, "is no kind of constraint", f"known are {', '.join(KINDS)}")
 
 
+def check_size(kind: str, source: str, limits: ConstraintLimits) -> None:
+    """Raises `InvalidRequest` for what is too long to be looked at."""
+    most = limits.source_bytes if kind == "regex" else limits.schema_bytes
+    size = len(source.encode("utf-8", "surrogatepass"))
+    if size > most:
+        raise InvalidRequest(kind, source, f"has {size} bytes, more than {most}", "shorten it")
+
+
 def is_small(source: str) -> bool:
     """Can it be read in a few milliseconds? What it stands for may be large: that is native code's work,
     which leaves the interpreter to others."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +22,22 @@ from ramet.constraints.vocabulary import Vocabulary
 
 __all__ = ["RegularConstraint", "RegularMatcher"]
 
-STEP_WORK = 3_000  # about microseconds: what one mask may take of a step
-MOST_FORCED = 4_096  # bytes that are looked ahead
+Kept = TypeVar("Kept")
+
+STEP_WORK = 3_000  # about microseconds: what one question may take of a step
+MOST_FORCED = 512  # bytes that are looked ahead: longer runs are taken in several
+MOST_STEERED = 8_192  # bytes: an end farther away is not steered to
 KEPT_WALKS = 64  # states of which all tokens' next states are kept (4 bytes per token)
+KEPT = 100_000  # states of which is kept what was found
+
+
+class _TooLong(Exception):
+    """It takes more work than was allowed."""
 
 
 class RegularConstraint:
-    """`Constraint` over an automaton. `trie` is the vocabulary's."""
+    """`Constraint` over an automaton. `trie` is the vocabulary's. What is asked about a state with a limit
+    of work is None where it takes more."""
 
     def __init__(self, automaton: Automaton, trie: TokenTrie, vocabulary: Vocabulary) -> None:
         self.automaton, self.trie, self.vocabulary = automaton, trie, vocabulary
@@ -37,6 +47,7 @@ class RegularConstraint:
         self._enough: dict[int, int] = {}
         self._walks: dict[int, npt.NDArray[np.int32]] = {}
         self._byte_tokens = _byte_tokens(vocabulary)
+        self._longest = max(map(len, vocabulary.tokens), default=1)
 
     @property
     def num_bytes(self) -> int:
@@ -53,20 +64,24 @@ class RegularConstraint:
         if found is None:
             accepting = self.automaton.accepting(state)
             found = accepting, accepting and not self.automaton.next_bytes(state)
-            self._ends[state] = found
+            _keep(self._ends, state, found)
         return found
 
     # -- forced text -------------------------------------------------------------------------------
 
-    def forced(self, state: int) -> tuple[int, ...]:
+    def forced(self, state: int, limit: int | None) -> tuple[int, ...] | None:
         """See `Matcher.forced`."""
         found = self._forced.get(state)
         if found is None:
-            found = self._forced[state] = self._find_forced(state)
+            run = forced_bytes(self.automaton, state, MOST_FORCED, limit)
+            if run is None:
+                return None
+            found = self._divided_run(state, *run)
+            _keep(self._forced, state, found)
         return found
 
-    def _find_forced(self, state: int) -> tuple[int, ...]:
-        data, after = forced_bytes(self.automaton, state, MOST_FORCED)
+    def _divided_run(self, state: int, data: bytes, after: int) -> tuple[int, ...]:
+        """Tokens of the forced `data` between two states, as far as they are certain."""
         if not data or _continues(data[0]):  # inside a character there is no text to divide
             return ()
         text = codecs.getincrementaldecoder("utf-8")().decode(data)
@@ -84,85 +99,99 @@ class RegularConstraint:
                 return tuple(tokens[:count])
         return tuple(tokens)
 
-    # -- the shortest end ------------------------------------------------------------------------------
+    # -- masks, and the shortest end -------------------------------------------------------------------
 
-    def steer(self, state: int, budget: int) -> Mask | None:
-        """See `Matcher.steer`."""
-        left = budget - 1
-        if left >= self.automaton.max_distance or self._byte_tokens is None:
-            return None  # byte by byte it is short enough from anywhere
-        if left >= self._most_needed(state) or budget < self._needed(state):
+    def mask(self, state: int, budget: int | None, limit: int | None) -> Mask | None:
+        """See `Matcher.mask`."""
+        whole = self.automaton.mask(state, self.trie, limit)
+        if whole is None or budget is None or not self._may_be_short(state, budget):
+            return whole
+        try:
+            return self._short_ones(state, budget, whole, limit)
+        except _TooLong:
             return None
-        following = self._following(state)
-        short = np.zeros(
-            int(following.max()) + 2, np.bool_
-        )  # the last one: of tokens that may not come
+
+    def _may_be_short(self, state: int, budget: int) -> bool:
+        """Could the budget be too short for some tokens, and long enough for others?"""
+        if budget - 1 >= self.automaton.max_distance or self._byte_tokens is None:
+            return False  # byte by byte it is long enough from anywhere
+        return self.automaton.distance(state) <= min(budget * self._longest, MOST_STEERED)
+
+    def _short_ones(self, state: int, budget: int, whole: Mask, limit: int | None) -> Mask:
+        left = budget - 1
+        if left >= self._most_needed(state, limit) or budget < self._needed(state, limit):
+            return whole
+        following = self._following(state, limit)
+        short = np.zeros(int(following.max()) + 2, np.bool_)
         for target in _different(following):
-            short[target] = self._needed(target) <= left
+            short[target] = self._needed(target, limit) <= left
+        # Tokens that may not come have state -1: the last entry, which stays false.
         return _packed(short[following], self.vocabulary.num_words)
 
-    def _most_needed(self, state: int) -> int:
+    def _most_needed(self, state: int, limit: int | None) -> int:
         """Tokens that suffice for a legal end behind whatever token comes next."""
         found = self._enough.get(state)
         if found is None:
-            self._needed(state)  # first: it shortens what is known of the states on its way
-            found = max(map(self._needed, _different(self._following(state))), default=0)
-            self._enough[state] = found
+            self._needed(state, limit)  # first: it shortens what is known of the states on its way
+            found = 0
+            for target in _different(self._following(state, limit)):
+                found = max(found, self._needed(target, limit))
+            _keep(self._enough, state, found)
         return found
 
-    def _needed(self, state: int) -> int:
+    def _needed(self, state: int, limit: int | None) -> int:
         """Tokens that suffice for a legal end from here."""
-        if state not in self._completion:
-            self._complete(state)
-        return len(self._completion[state])
+        found = self._completion.get(state)
+        return len(self._complete(state, limit) if found is None else found)
 
-    def _complete(self, state: int) -> None:
-        """Note a short way to a legal end, for every state on it: from each there is then a token that
+    def _complete(self, state: int, limit: int | None) -> tuple[int, ...]:
+        """Find and note a short way to a legal end, for every state on it: from each there is then a token that
         leaves one token less to go. Where it meets a way that is known it goes on there: at that place the
         text may be divided less well than it could be, but few bytes are looked at."""
-        data, meets = self._shortest(state)
-        tokens = (*self._divided(data), *self._completion.get(meets, ()))
-        at = state
+        way = self.automaton.shortest(state, limit)
+        if way is None:
+            raise _TooLong
+        data, states = way
+        meets, known = len(states), ()
+        for i, behind in enumerate(states):
+            if (found := self._completion.get(behind)) is not None:
+                meets, known = i, found
+                break
+        tokens = (*self._divided(data[: meets + 1]), *known)
         for count, token in enumerate(tokens):
-            self._note(at, tokens[count:])
-            at = self.automaton.step(at, self.vocabulary.tokens[token])
-        self._note(at, ())
+            self._note(state, tokens[count:])
+            state = self.automaton.step(state, self.vocabulary.tokens[token])
+        self._note(state, ())
+        return tokens
 
     def _note(self, state: int, tokens: tuple[int, ...]) -> None:
         before = self._completion.get(state)
         if before is None or len(tokens) < len(before):
-            self._completion[state] = tokens
-
-    def _shortest(self, state: int) -> tuple[bytes, int]:
-        """The shortest text, in bytes, that leads from `state` to a legal end, or its beginning as far as
-        a state with a known way; and that state."""
-        automaton, found = self.automaton, bytearray()
-        while (left := automaton.distance(state)) and state not in self._completion:
-            for byte in sorted(automaton.next_bytes(state)):
-                target = automaton.step(state, bytes([byte]))
-                if automaton.distance(target) < left:
-                    found.append(byte)
-                    state = target
-                    break
-        return bytes(found), state
+            _keep(self._completion, state, tokens)
 
     def _divided(self, data: bytes) -> tuple[int, ...]:
-        """Tokens with these bytes: the tokenizer's, or bytes where they are no text of their own."""
+        """Tokens with these bytes: the tokenizer's, or one for each byte where they are no text of their
+        own."""
         singles: Sequence[int] = self._byte_tokens or ()
         inside = next((i for i, byte in enumerate(data) if not _continues(byte)), len(data))
         head = [singles[byte] for byte in data[:inside]]
-        tokens = list(self.vocabulary.encode(data[inside:].decode())) if data[inside:] else []
+        try:
+            tokens = list(self.vocabulary.encode(data[inside:].decode()))
+        except UnicodeDecodeError:  # the way goes on inside a character
+            tokens = []
         if b"".join(self.vocabulary.tokens[t] for t in tokens) != data[inside:]:
             tokens = [singles[byte] for byte in data[inside:]]
         return (*head, *tokens)
 
-    def _following(self, state: int) -> npt.NDArray[np.int32]:
-        found = self._walks.pop(state, None)
+    def _following(self, state: int, limit: int | None) -> npt.NDArray[np.int32]:
+        found = self._walks.get(state)
         if found is None:
-            found = self.automaton.next_states(state, self.trie)
+            found = self.automaton.next_states(state, self.trie, limit)
+            if found is None:
+                raise _TooLong
             if len(self._walks) >= KEPT_WALKS:
-                self._walks.pop(next(iter(self._walks)), None)
-        self._walks[state] = found
+                self._walks.clear()
+            self._walks[state] = found
         return found
 
 
@@ -182,11 +211,12 @@ class RegularMatcher:
     def done(self) -> bool:
         return self._constraint.ends(self._states[-1])[1]
 
-    def mask(self) -> Mask | None:
-        return self._constraint.automaton.mask(self._states[-1], self._constraint.trie, STEP_WORK)
+    def mask(self, budget: int | None = None) -> Mask | None:
+        return self._constraint.mask(self._states[-1], budget, STEP_WORK)
 
-    def prepare(self) -> None:
-        self._constraint.automaton.mask(self._states[-1], self._constraint.trie, None)
+    def prepare(self, budget: int | None = None) -> None:
+        self._constraint.forced(self._states[-1], None)
+        self._constraint.mask(self._states[-1], budget, None)
 
     def accept(self, token_id: int) -> bool:
         tokens = self._constraint.vocabulary.tokens
@@ -203,14 +233,18 @@ class RegularMatcher:
         if count:
             del self._states[-count:]
 
-    def forced(self) -> Sequence[int]:
-        return self._constraint.forced(self._states[-1])
-
-    def steer(self, budget: int) -> Mask | None:
-        return self._constraint.steer(self._states[-1], budget)
+    def forced(self) -> Sequence[int] | None:
+        return self._constraint.forced(self._states[-1], STEP_WORK)
 
     def fork(self) -> RegularMatcher:
         return RegularMatcher(self._constraint, list(self._states))
+
+
+def _keep(found: dict[int, Kept], state: int, value: Kept) -> None:
+    """A dictionary that begins anew when it is full: what it knows is found again."""
+    if len(found) >= KEPT:
+        found.clear()
+    found[state] = value
 
 
 def _different(states: npt.NDArray[np.int32]) -> list[int]:

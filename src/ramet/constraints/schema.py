@@ -12,10 +12,10 @@ from ramet.constraints.nodes import Node
 from ramet.constraints.schema_check import Checked, check_schema
 from ramet.constraints.schema_library import grammar_of
 from ramet.constraints.schema_nodes import NotRegular, build
-from ramet.constraints.schema_possible import possible
+from ramet.constraints.schema_possible import pruned
 from ramet.errors import InvalidRequest
 
-__all__ = ["Schema", "read"]
+__all__ = ["Schema", "read", "read_checked"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,7 @@ class Schema:
 def read(text: str, limits: ConstraintLimits = DEFAULT) -> Schema:
     """Read a `json_schema`. Raises `InvalidRequest` with the place of any keyword that is wrong or that
     nothing would enforce, and for a schema that no value matches."""
-    checked = check_schema(text, limits)
-    if not possible(checked):
-        raise InvalidRequest("json_schema", text, "allows nothing: no value matches it")
+    checked = read_checked(text, limits, "json_schema")
     try:
         node, reason = build(checked, limits), ""
     except NotRegular as why:
@@ -49,3 +47,11 @@ def read(text: str, limits: ConstraintLimits = DEFAULT) -> Schema:
     if node is None:
         _ = schema.grammar  # refuses what the library does not enforce
     return schema
+
+
+def read_checked(text: str, limits: ConstraintLimits, field: str) -> Checked:
+    """Only the checks. For schemas that stand inside something else; raises as `read` does."""
+    checked = pruned(check_schema(text, limits, field))
+    if checked is None:
+        raise InvalidRequest(field, text, "allows nothing: no value matches it")
+    return checked

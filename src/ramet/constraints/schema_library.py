@@ -4,6 +4,10 @@ Knows what llguidance 1.9 enforces of a checked schema, how it has to be told, a
 its stack end; refuses by place what lies beyond. Each limit here was found by trying: the library works
 with doubles and 64-bit integers, lets names of further properties repeat, follows references by recursion,
 and builds an automaton with a state per remainder for `multipleOf`.
+
+Numbers get bounds, so that their digits end: 18 digits before the point, nine behind it, no exponent. That
+does not reach into schemas that are joined (`allOf`, or keywords beside `$ref`, `anyOf`, `oneOf`): their
+numbers have only the bounds that they give themselves.
 """
 
 from __future__ import annotations
@@ -11,14 +15,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from decimal import Decimal
+from math import lcm
 from typing import Any
 
 from ramet.constraints.schema_check import Checked
-from ramet.constraints.schema_possible import depth_reached
+from ramet.constraints.schema_possible import depth_reached, every_schema
 from ramet.constraints.schema_text import at, refuse
 from ramet.errors import InvalidRequest
 
-__all__ = ["NO_FORCING", "grammar_of"]
+__all__ = ["NO_FORCING", "grammar_of", "schema_of"]
 
 # Without it a mask is the one token that the tokenizer would write where a text is forced.
 NO_FORCING = '%llguidance {"no_forcing": true}\n'
@@ -30,7 +35,8 @@ _STYLES: dict[str, dict[str, Any]] = {
     "compact": {"whitespace_flexible": False},
 }
 _EXACT = 2**53  # integers above it are not exact in the library
-_FAR = 10**18  # of an integer without a bound, so that it has an end
+_FAR = 10**18  # of a number without a bound
+_DECIMALS = 9
 _MOST_REMAINDERS = 10_000  # digits of multipleOf: its automaton has a state for each
 _MOST_DEPTH = 400  # schemas inside each other; from 1200 on the stack of a thread may end
 _MOST_SCHEMAS = 5000
@@ -40,45 +46,75 @@ Schema = dict[str, Any] | bool
 
 
 def grammar_of(checked: Checked, field: str = "json_schema") -> str:
-    """The grammar of a schema. Raises `InvalidRequest` for what the library would not enforce exactly."""
+    """The grammar of a schema. Raises as `schema_of`."""
+    return f"{NO_FORCING}start: %json {schema_of(checked, field)}\n"
+
+
+def schema_of(checked: Checked, field: str) -> str:
+    """What stands behind %json in a grammar, with white space and other options in it. Raises
+    `InvalidRequest` for what the library would not enforce exactly."""
     depth = depth_reached(checked)
     if depth > _MOST_DEPTH:
         raise InvalidRequest(field, f"{depth} schemas", f"lie inside each other; {_MOST_DEPTH} may")
     if len(checked.definitions) > _MOST_DEFINITIONS:
         count = f"{len(checked.definitions)} definitions"
         raise InvalidRequest(field, count, f"are more than {_MOST_DEFINITIONS}")
-    writer = _Writer(field)
+    never = {f"#/$defs/{name}" for name, one in checked.definitions.items() if one is False}
+    writer = _Writer(field, _joins(checked), never)
     root = writer.schema(checked.root, "$")
     definitions = {
         name: writer.schema(schema, checked.places[name])
         for name, schema in checked.definitions.items()
+        if schema is not False
     }
+    writer.check_remainders()
+    if not writer.joined:
+        definitions["any"] = _ANY
     options = {**_STYLES[checked.whitespace]}
-    if not writer.open_names:
+    if writer.open_names:
+        options["json_allowed_escapes"] = 'nrbtf\\"'  # \u would spell a name in another way
+    else:
         options["json_allow_general_unicode_escapes"] = True
     whole = {"x-guidance": options, **(root if isinstance(root, dict) else {})}
     if definitions:
         whole["$defs"] = definitions
-    return f"{NO_FORCING}start: %json {json.dumps(whole, ensure_ascii=False)}\n"
+    return json.dumps(whole, ensure_ascii=False)
+
+
+def _joins(checked: Checked) -> bool:
+    """Whether the library has to join schemas."""
+    for schema in every_schema(checked):
+        if isinstance(schema, dict):
+            whole = {"$ref", "anyOf", "oneOf"} & schema.keys()
+            if "allOf" in schema or (whole and len(schema) > 1):
+                return True
+    return False
 
 
 class _Writer:
     """`open_names`: some object has names of its own beside others, which must not spell them in another
-    way."""
+    way. `never`: references to what nothing matches. `joined`: schemas are joined somewhere, so nothing is added to them but bounds of integers."""
 
-    def __init__(self, field: str) -> None:
-        self._field, self._left = field, _MOST_SCHEMAS
+    def __init__(self, field: str, joined: bool, never: set[str]) -> None:
+        self._field, self._left, self.joined, self._never = field, _MOST_SCHEMAS, joined, never
+        self._steps: list[Decimal] = []
         self.open_names = False
 
     def schema(self, schema: Schema, path: str) -> Schema:
         self._left -= 1
         if self._left < 0:
             raise InvalidRequest(self._field, path, f"is beyond the first {_MOST_SCHEMAS} schemas")
-        if isinstance(schema, bool):
-            return schema
+        if schema is True or schema == {}:
+            return True if self.joined else _REFERENCE
+        if isinstance(schema, bool) or schema.get("$ref") in self._never:
+            return False
         self._numbers(schema, path)
         clean = dict(self._object(schema, path))
         self._bound(clean)
+        names = _types(clean)
+        for kind, key in (("array", "items"), ("object", "additionalProperties")):
+            if kind in names and not self.joined:
+                clean.setdefault(key, True)
         for key in ("anyOf", "oneOf", "allOf", "prefixItems"):
             if key in clean:
                 place = at(path, key)
@@ -100,10 +136,18 @@ class _Writer:
                     why = "what else this schema needs (recursion, open objects or the like)"
                     refuse(self._field, value, at(path, key), problem + why)
         if "multipleOf" in schema:
-            digits = Decimal(str(schema["multipleOf"])).normalize().as_tuple().digits
-            if int("".join(map(str, digits))) > _MOST_REMAINDERS:
+            step = Decimal(str(schema["multipleOf"]))
+            self._steps.append(step)
+            if _remainders([step]) > _MOST_REMAINDERS:
                 problem = f"has more digits than {_MOST_REMAINDERS} (without zeros at its ends)"
                 refuse(self._field, schema["multipleOf"], at(path, "multipleOf"), problem)
+
+    def check_remainders(self) -> None:
+        """Those that may be joined."""
+        if self.joined and self._steps and _remainders(self._steps) > _MOST_REMAINDERS:
+            shown = ", ".join(str(step) for step in self._steps[:8])
+            problem = "as multipleOf in schemas that are joined have too large a common multiple"
+            raise InvalidRequest(self._field, shown, problem)
 
     def _object(self, schema: dict[str, Any], path: str) -> dict[str, Any]:
         required, least = len(schema.get("required", ())), schema.get("minProperties", 0)
@@ -117,16 +161,49 @@ class _Writer:
             refuse(self._field, least, at(path, "minProperties"), problem, "list them in required")
         return schema
 
-    @staticmethod
-    def _bound(schema: dict[str, Any]) -> None:
-        """An integer gets bounds, so that its digits end."""
-        given = schema.get("type", ())
-        names = {given} if isinstance(given, str) else set(given)
-        if "integer" in names and "number" not in names:
-            if not {"minimum", "exclusiveMinimum"} & schema.keys():
-                schema["minimum"] = -_FAR
-            if not {"maximum", "exclusiveMaximum"} & schema.keys():
-                schema["maximum"] = _FAR
+    def _bound(self, schema: dict[str, Any]) -> None:
+        names = _types(schema)
+        if not {"integer", "number"} & names or {"enum", "const"} & schema.keys():
+            return
+        if "number" in names and self.joined:
+            return
+        if not {"minimum", "exclusiveMinimum"} & schema.keys():
+            schema["minimum"] = -_FAR
+        if not {"maximum", "exclusiveMaximum"} & schema.keys():
+            schema["maximum"] = _FAR
+        bounds = [schema.get(key, 0) for key in _BOUNDS]
+        if "number" in names and "multipleOf" not in schema and all(map(_is_short, bounds)):
+            schema["multipleOf"] = 10**-_DECIMALS
+
+
+_BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+_REFERENCE = {"$ref": "#/$defs/any"}
+_ANY = {
+    "anyOf": [
+        {"type": ["null", "boolean", "string"]},
+        {"type": "number", "minimum": -_FAR, "maximum": _FAR, "multipleOf": 10**-_DECIMALS},
+        {"type": "array", "items": _REFERENCE},
+        {"type": "object", "additionalProperties": _REFERENCE},
+    ]
+}
+
+
+def _types(schema: dict[str, Any]) -> set[str]:
+    given = schema.get("type", ())
+    return {given} if isinstance(given, str) else set(given)
+
+
+def _is_short(bound: float) -> bool:
+    return Decimal(str(bound)) == round(Decimal(str(bound)), _DECIMALS)
+
+
+def _remainders(steps: list[Decimal]) -> int:
+    """Of the common multiple of decimal numbers, without the zeros at its end."""
+    scale = max(-int(step.normalize().as_tuple().exponent) for step in steps)
+    whole = lcm(*(int(step.scaleb(max(scale, 0))) for step in steps))
+    while whole % 10 == 0:
+        whole //= 10
+    return whole
 
 
 def _numbers_in(value: Any) -> Iterator[float]:

@@ -147,7 +147,7 @@ def _pieces(first: int, last: int) -> Iterable[Node]:
     kept = tuple((a, b) for a, b in raw if a <= b)
     if kept:
         yield Chars(kept)
-    low, high = max(first, 128), min(last, 0xFFFF)
+    low, high = max(first, 127), min(last, 0xFFFF)
     for a, b in ((low, min(high, 0xD7FF)), (max(low, 0xE000), high)):
         if a <= b:
             yield _hex(a, b)

@@ -6,12 +6,13 @@ calls possible may still turn out not to be (two patterns that exclude each othe
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
 from ramet.constraints.schema_check import TYPES, Checked
 
-__all__ = ["children", "depth_reached", "is_type", "possible"]
+__all__ = ["children", "depth_reached", "every_schema", "is_type", "pruned"]
 
 Schema = dict[str, Any] | bool
 
@@ -47,8 +48,9 @@ def children(schema: Schema) -> Iterator[Schema]:
             yield schema[key]
 
 
-def possible(checked: Checked) -> bool:
-    """Whether some finite value may match: the least fixed point over the definitions."""
+def pruned(checked: Checked) -> Checked | None:
+    """The same schema, where a definition that no finite value can match is false; None if nothing
+    matches at all. The least fixed point over the definitions."""
     known: set[str] = set()
     waiting = list(reversed(checked.definitions))
     while True:
@@ -57,7 +59,11 @@ def possible(checked: Checked) -> bool:
             if name not in known and _possible(checked.definitions[name], known):
                 known.add(name)
         if len(known) == before:
-            return _possible(checked.root, known)
+            break
+    if not _possible(checked.root, known):
+        return None
+    kept = {name: one if name in known else False for name, one in checked.definitions.items()}
+    return dataclasses.replace(checked, definitions=kept)
 
 
 def _possible(schema: Schema, known: set[str]) -> bool:
@@ -104,6 +110,15 @@ def _possible_type(schema: dict[str, Any], name: str, known: set[str]) -> bool:
 
 def _ordered(schema: dict[str, Any], what: str) -> bool:
     return bool(schema.get("min" + what, 0) <= schema.get("max" + what, float("inf")))
+
+
+def every_schema(checked: Checked) -> Iterator[Schema]:
+    """All schemas, in no order that matters."""
+    waiting = [checked.root, *checked.definitions.values()]
+    while waiting:
+        schema = waiting.pop()
+        yield schema
+        waiting.extend(children(schema))
 
 
 def depth_reached(checked: Checked) -> int:

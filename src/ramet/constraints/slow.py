@@ -31,6 +31,10 @@ _MEMBER_BYTES, _ROW_BYTES = (
 )  # of a tuple of numbers and its place in a dictionary; of a row
 
 
+class _TooLong(Exception):
+    pass
+
+
 class SlowCore:
     """`Core` in Python. Rows hold all 256 bytes: classes would save memory, not time."""
 
@@ -128,27 +132,58 @@ class SlowCore:
                 self._check(int(state))
         return np.asarray([*self._distance, NEVER], np.int32)[states]
 
+    def path(
+        self, state: int, nearest: bool, most: int, microseconds: int | None
+    ) -> tuple[bytes, list[int]] | None:
+        self._check(state)
+        stop = None if microseconds is None else time.perf_counter() + microseconds / 1e6
+        data, states = bytearray(), list[int]()
+        while len(data) < most:
+            if stop is not None and time.perf_counter() > stop:
+                return None
+            byte = self._nearest_byte(state) if nearest else self._forced_byte(state)
+            if byte is None:
+                break
+            state = self._go(state, byte)
+            data.append(byte)
+            states.append(state)
+        return bytes(data), states
+
+    def _forced_byte(self, state: int) -> int | None:
+        following = np.flatnonzero(self._to[state] != DEAD)
+        return None if self._accepting[state] or len(following) != 1 else int(following[0])
+
+    def _nearest_byte(self, state: int) -> int | None:
+        left = self._distance[state]
+        for byte in np.flatnonzero(self._to[state] != DEAD).tolist() if left else ():
+            if self._distance[self._go(state, byte)] < left:
+                return int(byte)
+        return None
+
     # -- all tokens ------------------------------------------------------------------------------
 
     def mask(self, state: int, trie: TokenTrie, microseconds: int | None) -> Mask | None:
-        behind = self._walk(state, trie, microseconds, leaves=False)
-        return None if behind is None else pack(trie.order[behind != DEAD], trie.num_words)
+        try:
+            behind = self._walk(state, trie, microseconds, leaves=False)
+        except _TooLong:
+            return None
+        return pack(trie.order[behind != DEAD], trie.num_words)
 
     def next_states(
         self, state: int, trie: TokenTrie, microseconds: int | None
     ) -> npt.NDArray[np.int32] | None:
-        behind = self._walk(state, trie, microseconds, leaves=True)
-        if behind is None:
-            return None
         found = np.full(trie.size, DEAD, np.int32)
-        found[trie.order] = behind
+        try:
+            found[trie.order] = self._walk(state, trie, microseconds, leaves=True)
+        except _TooLong:
+            return None
         return found
 
     def _walk(
         self, state: int, trie: TokenTrie, microseconds: int | None, *, leaves: bool
-    ) -> npt.NDArray[np.int32] | None:
+    ) -> npt.NDArray[np.int32]:
         """[tokens]: the state behind each, in the trie's order; UNKNOWN for a live one that nobody asked
-        for, which only happens without `leaves` and where nothing lies below."""
+        for, which only happens without `leaves` and where nothing lies below. Raises _TooLong."""
         self._check(state)
         stop = None if microseconds is None else time.perf_counter() + microseconds / 1e6
         at = np.full(trie.nodes + 1, DEAD, np.int32)
@@ -164,19 +199,21 @@ class SlowCore:
             for pair in np.unique(source[ask].astype(np.int64) * 256 + byte[ask]).tolist():
                 self._go(pair >> 8, pair & 255)
                 if stop is not None and time.perf_counter() > stop:
-                    return None
+                    raise _TooLong
             at[level] = np.where(ask, self._to[source, byte], to)
         return np.repeat(at[:-1], np.diff(trie.first))
 
     # -- the whole -------------------------------------------------------------------------------
 
-    def complete(self, most: int, microseconds: int | None) -> bool:
+    def complete(self, most: int, most_bytes: int | None, microseconds: int | None) -> bool:
         stop = None if microseconds is None else time.perf_counter() + microseconds / 1e6
         state = 0
         while state < len(self._distance):
             for byte in np.flatnonzero(self._to[state] == UNKNOWN).tolist():
                 self._go(state, byte)
                 if len(self._distance) > most:
+                    return False
+                if most_bytes is not None and self._num_bytes() > most_bytes:
                     return False
             if stop is not None and time.perf_counter() > stop:
                 return False

@@ -55,13 +55,11 @@ class Table:
         return cls(table, class_of, ends, distances(table, ends))
 
 
-def merge_classes(
-    to: Ints, class_of: npt.NDArray[np.uint8]
-) -> tuple[Ints, npt.NDArray[np.uint8]]:
+def merge_classes(to: Ints, class_of: npt.NDArray[np.uint8]) -> tuple[Ints, npt.NDArray[np.uint8]]:
     """`to` and `class_of` with one class for all bytes that do the same, in the order of the bytes."""
     columns = [column.tobytes() for column in np.ascontiguousarray(to.T)]
     kept: dict[bytes, int] = {}  # column -> its new number
-    used = []
+    used: list[int] = []
     merged = np.empty(256, np.uint8)
     for byte, old in enumerate(class_of.tolist()):
         if columns[old] not in kept:

@@ -19,6 +19,7 @@ __all__ = ["TokenTrie"]
 
 Ints = npt.NDArray[np.int32]
 _DELETE, _FIRST_LEAD = 0x7F, 0xC0
+_MOST = np.uint8(255)
 
 
 class TokenTrie:
@@ -26,8 +27,8 @@ class TokenTrie:
     byte); `end` int32 [nodes], the node behind the subtree; `order` int32 [tokens], ids of all tokens that
     have bytes, in the order of these; `first` int32 [nodes + 1]: order[first[i]] .. order[first[i + 1]] end
     at node i (ids with equal bytes end together), order[first[i]] .. order[first[end[i]]] at it or below it;
-    `below` uint64 [nodes], the groups of the bytes below a node, `group` uint8 [256] of each byte; `all`
-    uint32 [words], the mask of every token. 21 bytes per node and 4 per token: about 8 MB for 128,000
+    `below` uint64 [nodes], the groups of the bytes below a node, `group` uint8 [256] of each byte; `height`
+    uint8 [nodes], levels below a node, at most 255; `all` uint32 [words], the mask of every token. 22 bytes per node and 4 per token: about 8 MB for 128,000
     tokens. Never written to after it is built; one per vocabulary serves all automata and threads.
     """
 
@@ -49,7 +50,7 @@ class TokenTrie:
         count = np.bincount(last, minlength=self.nodes) if len(ids) else np.zeros(0, np.int64)
         self.first = np.concatenate([[0], np.cumsum(count)]).astype(np.int32)
         self.group = _groups()
-        self.below = _below(self)
+        self.below, self.height = _below(self)
         self.all = np.zeros(self.num_words, np.uint32)
         np.bitwise_or.at(
             self.all, self.order >> 5, np.uint32(1) << (self.order & 31).astype(np.uint32)
@@ -62,6 +63,7 @@ class TokenTrie:
             self.end,
             self.first,
             self.below,
+            self.height,
             self.all,
         ):
             array.flags.writeable = False
@@ -82,8 +84,8 @@ class TokenTrie:
 
     @property
     def num_bytes(self) -> int:
-        arrays = (self.order, self.depth, self.byte, self.end, self.first, self.below, self.all)
-        return sum(array.nbytes for array in arrays)
+        per_node = (self.depth, self.byte, self.end, self.first, self.below, self.height)
+        return sum(array.nbytes for array in (*per_node, self.order, self.all))
 
 
 class _Texts:
@@ -162,11 +164,12 @@ def _groups() -> npt.NDArray[np.uint8]:
     return group
 
 
-def _below(trie: TokenTrie) -> npt.NDArray[np.uint64]:
+def _below(trie: TokenTrie) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint8]]:
     """Bottom up, one depth after the other."""
     own = np.uint64(1) << trie.group[trie.byte].astype(np.uint64)
-    below = np.zeros(trie.nodes, np.uint64)
+    below, height = np.zeros(trie.nodes, np.uint64), np.zeros(trie.nodes, np.uint8)
     levels, parent = trie.levels, trie.parent
     for level in reversed(levels[1:]):
         np.bitwise_or.at(below, parent[level], below[level] | own[level])
-    return below
+        np.maximum.at(height, parent[level], np.minimum(height[level], _MOST - 1) + np.uint8(1))
+    return below, height

@@ -128,7 +128,7 @@ class Workshop:
 def main() -> None:
     """What the process does: a line in, a line out, until there are no more."""
     with contextlib.suppress(AttributeError, OSError):
-        os.nice(19)
+        os.nice(10)
     _limit_memory()
     for line in sys.stdin:
         question = json.loads(line)

@@ -42,6 +42,7 @@ class Constrained:
         self.matcher = matcher
         self.masks: list[Mask] = []  # of the next token, and of those after each guessed one
         self.num_forced = 0
+        self.must_jump = jump  # nobody has looked yet whether tokens are forced here
         self._count = 0
         self._budget, self._least = budget, least
         self._jump, self._steer, self._not_first = jump, steer, not_first
@@ -65,18 +66,25 @@ class Constrained:
         if not self.matcher.accept(token_id):
             return False
         self._count += 1
+        self.must_jump = self._jump
         self.masks.clear()
         return True
 
     def forced(self) -> Sequence[int]:
-        """Tokens that come next and that nobody asks for; at most as many as the budget has."""
-        return self._forced_here()[: self._budget - self._count] if self._jump else ()
+        """Tokens that come next and that nobody asks for; at most as many as the budget has. None so far
+        where finding them takes long: then `must_jump` stays."""
+        if not self.must_jump or (found := self._forced_here()) is None:
+            return ()
+        self.must_jump = False
+        return found[: self._budget - self._count]
 
     # -- masks -------------------------------------------------------------------------------------
 
     def ready(self) -> bool:
         """Find the mask of the next token; False where that takes too long for a step (then `prepare`,
         on another thread, and ask again). Raises `InvalidRequest` for a constraint beyond its limits."""
+        if self.must_jump:
+            return False
         if not self.masks:
             found = self._mask(0)
             if found is None:
@@ -85,7 +93,7 @@ class Constrained:
         return True
 
     def prepare(self) -> None:
-        self.matcher.prepare()
+        self.matcher.prepare(self._left(self._count))
 
     def guess(self, tokens: Sequence[int], most: int) -> list[int]:
         """As many of the guessed `tokens` as the constraint allows, with forced ones in their places; at
@@ -98,6 +106,8 @@ class Constrained:
         try:
             while len(found) < most:
                 forced = self._forced_here(len(found))
+                if forced is None:
+                    break
                 if forced:
                     token, left = forced[0], left[1:] if left[:1] == [forced[0]] else []
                 elif left:
@@ -117,8 +127,14 @@ class Constrained:
             self.matcher.rollback(len(found))
         return found
 
-    def _forced_here(self, ahead: int = 0) -> Sequence[int]:
+    def _left(self, count: int) -> int | None:
+        """What a mask has to keep to."""
+        return self._budget - count if self._steer else None
+
+    def _forced_here(self, ahead: int = 0) -> Sequence[int] | None:
         found = self.matcher.forced()
+        if found is None:
+            return None
         first = self._count + ahead == 0
         if found and first and self._not_first is not None and _holds(self._not_first, found[0]):
             return ()
@@ -129,14 +145,15 @@ class Constrained:
         """Of the token `ahead` places behind the next one, at the matcher's place."""
         count = self._count + ahead
         asked = ahead or not self._jump  # of guessed tokens the model is asked about all
-        if asked and (forced := self._forced_here(ahead)):
-            return self._only(forced[0])
-        found = self.matcher.mask()
+        if asked:
+            forced = self._forced_here(ahead)
+            if forced is None:
+                return None
+            if forced:
+                return self._only(forced[0])
+        found = self.matcher.mask(self._left(count))
         if found is None:
             return None
-        if self._steer:
-            narrow = self.matcher.steer(self._budget - count)
-            found = found if narrow is None else narrow
         if count == 0 and self._not_first is not None:
             found = found & ~self._not_first
         return self._with_ends(found, count)

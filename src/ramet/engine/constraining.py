@@ -10,6 +10,7 @@ import functools
 
 import numpy as np
 
+from ramet.build import cache_folder
 from ramet.constraints.compiler import Compiler
 from ramet.constraints.matcher import Mask
 from ramet.constraints.vocabulary import Vocabulary
@@ -44,7 +45,10 @@ class Constraining:
     def __init__(self, tokenizer: Tokenizer, size: int, *, jump_forward: bool, steer: bool) -> None:
         self._tokenizer, self._size = tokenizer, size
         self._jump_forward, self._steer = jump_forward, steer
-        self.compiler = Compiler(functools.partial(vocabulary_of, tokenizer, size))
+        self.compiler = Compiler(
+            functools.partial(vocabulary_of, tokenizer, size),
+            folder=cache_folder() / "constraints",
+        )
 
     def place(
         self, params: SamplingParams, end_ids: frozenset[int], *, begun: bool, logprobs: bool

@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
+from ramet.constraints.compiler import lower_priority
 from ramet.engine.loop import EngineCore
 from ramet.engine.request import Request
 from ramet.errors import EngineClosed
@@ -42,7 +43,9 @@ class EngineHost:
         self._closing = False
         self._groups: dict[_Group, None] = {}
         self._stuck = False  # the core waits for the background
-        self._pool = concurrent.futures.ThreadPoolExecutor(2, f"{name}-background")
+        self._pool = concurrent.futures.ThreadPoolExecutor(
+            2, f"{name}-background", initializer=lower_priority
+        )
         core.background = self._in_background
         self._outbox: dict[asyncio.AbstractEventLoop, list[Callable[[], object]]] = {}
         self._last_audit = core.clock()

@@ -307,7 +307,9 @@ class EngineCore:
             if constrained is None or request.parked:
                 continue
             try:
-                if not constrained.ready():
+                if constrained.must_jump and (reason := self._jump(request, constrained)):
+                    self._finish(request, reason, "finished")
+                elif not constrained.ready():
                     self._park(request, constrained)
             except Exception as error:  # a constraint beyond its limits
                 self._fail(request, error)

@@ -233,11 +233,11 @@ Status Automaton::go(int32_t state, int32_t byte_class, int32_t* to) {
   return status;
 }
 
-Status Automaton::complete(int32_t most, int64_t max_work) {
+Status Automaton::complete(int32_t most, int64_t most_bytes, int64_t max_work) {
   const int64_t begin = work_;
   for (int32_t s = 0; s < states(); ++s) {
     for (int32_t c = 0; c < classes_; ++c) {
-      if (states() > most || work_ - begin > max_work) return kOutOfWork;
+      if (states() > most || bytes() > most_bytes || work_ - begin > max_work) return kOutOfWork;
       int32_t to;
       const Status status = go(s, c, &to);
       if (status != kOk) return status;
@@ -246,6 +246,37 @@ Status Automaton::complete(int32_t most, int64_t max_work) {
     if (s % 64 == 0) gate.offer();
   }
   return states() > most ? kOutOfWork : kOk;
+}
+
+Status Automaton::forced_byte(int32_t state, int32_t* byte, int32_t* to) {
+  *byte = -1;
+  if (accepting(state)) return kOk;
+  const Bits next = next_bytes(state);
+  int count = 0;
+  for (uint64_t word : next.words) count += __builtin_popcountll(word);
+  if (count != 1) return kOk;
+  for (int b = 0; b < 256 && *byte < 0; ++b) {
+    if (next.has(b)) *byte = b;
+  }
+  return go(state, class_of_[*byte], to);
+}
+
+Status Automaton::nearest_byte(int32_t state, int32_t* byte, int32_t* to) {
+  *byte = -1;
+  if (distance(state) == 0) return kOk;
+  Bits seen;
+  for (int b = 0; b < 256; ++b) {
+    const int32_t c = class_of_[b];
+    if (seen.has(c)) continue;
+    seen.add(c);
+    const Status status = go(state, c, to);
+    if (status != kOk) return status;
+    if (*to >= 0 && distance(*to) < distance(state)) {
+      *byte = b;
+      break;
+    }
+  }
+  return kOk;
 }
 
 Bits Automaton::next_bytes(int32_t state) const {

@@ -106,8 +106,14 @@ class Automaton {
 
   // Where `byte_class` leads from `state`: determinizes if that is unknown.
   Status go(int32_t state, int32_t byte_class, int32_t* to);
-  // The same as `go` for every class of every state, until there are more than `most` states.
-  Status complete(int32_t most, int64_t max_work);
+  // The same as `go` for every class of every state, until there are more than `most` states, which take
+  // more than `most_bytes`: kOutOfWork.
+  Status complete(int32_t most, int64_t most_bytes, int64_t max_work);
+
+  // The one byte that must come at `state`, or -1 where there are others or the text may end.
+  Status forced_byte(int32_t state, int32_t* byte, int32_t* to);
+  // The smallest byte from `state` on a shortest way to acceptance, or -1 where that is reached.
+  Status nearest_byte(int32_t state, int32_t* byte, int32_t* to);
 
   void cancel() { cancelled_ = true; }
   bool cancelled() const { return cancelled_; }

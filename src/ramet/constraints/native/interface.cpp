@@ -30,7 +30,8 @@ bool known(const Automaton* dfa, int32_t state) { return state >= 0 && state < d
 
 extern "C" {
 
-// What an automaton starts from: fields as nfa.py describes them, counts of states, byte and empty transitions.
+// What an automaton starts from: fields as nfa.py describes them, counts of states, byte and empty
+// transitions.
 struct RametNfa {
   const int32_t* first;
   const uint8_t* low;
@@ -106,6 +107,26 @@ int32_t ramet_dfa_facts(Automaton* dfa, int32_t state, int32_t* facts, ramet::Bi
   });
 }
 
+// From `state` the bytes that are forced or, with `nearest`, those of a shortest way to acceptance, at most
+// `most`; states[i] is behind bytes[i].
+int32_t ramet_dfa_path(Automaton* dfa, int32_t state, int32_t nearest, int64_t most, int64_t max_work,
+                       uint8_t* bytes, int32_t* states, int64_t* count) {
+  return guarded(dfa, [&]() -> Status {
+    if (!known(dfa, state)) return ramet::kBadState;
+    const int64_t begin = dfa->work();
+    for (*count = 0; *count < most; ++*count) {
+      if (dfa->work() - begin > max_work) return ramet::kOutOfWork;
+      int32_t byte, to = ramet::kDead;
+      const Status status = nearest ? dfa->nearest_byte(state, &byte, &to) : dfa->forced_byte(state, &byte, &to);
+      if (status != ramet::kOk) return status;
+      if (byte < 0) break;
+      bytes[*count] = static_cast<uint8_t>(byte);
+      states[*count] = state = to;
+    }
+    return ramet::kOk;
+  });
+}
+
 // distances[i] of states[i], which may be -1.
 int32_t ramet_dfa_distances(Automaton* dfa, const int32_t* states, int64_t count, int32_t* distances) {
   return guarded(dfa, [&] {
@@ -134,13 +155,13 @@ int32_t ramet_dfa_next_states(Automaton* dfa, int32_t state, const ramet::Trie* 
   });
 }
 
-int32_t ramet_dfa_complete(Automaton* dfa, int32_t most, int64_t max_work) {
-  return guarded(dfa, [&] { return dfa->complete(most, max_work); });
+int32_t ramet_dfa_complete(Automaton* dfa, int32_t most, int64_t most_bytes, int64_t max_work) {
+  return guarded(dfa, [&] { return dfa->complete(most, most_bytes, max_work); });
 }
 
 // The first `states` states as they are now, for arrays of that size.
-int32_t ramet_dfa_export(Automaton* dfa, int32_t states, uint8_t* class_of, int32_t* table, uint8_t* accepting,
-                         int32_t* distance) {
+int32_t ramet_dfa_export(Automaton* dfa, int32_t states, uint8_t* class_of, int32_t* table,
+                         uint8_t* accepting, int32_t* distance) {
   return guarded(dfa, [&] {
     if (states > dfa->states()) return ramet::kBadState;
     std::memcpy(class_of, dfa->class_of(), 256);

@@ -103,7 +103,8 @@ int32_t partition(int32_t states, int32_t classes, const int32_t* table, const u
     coming.clear();  // before anything is marked: marking reorders the splitter itself
     for (const int32_t* s = blocks.begin(splitter); s < blocks.end(splitter); ++s) {
       const int64_t edge = static_cast<int64_t>(*s) * classes + by;
-      for (int32_t k = sources.first[edge]; k < sources.first[edge + 1]; ++k) coming.push_back(sources.from[k]);
+      coming.insert(coming.end(), sources.from.begin() + sources.first[edge],
+                    sources.from.begin() + sources.first[edge + 1]);
     }
     touched.clear();
     for (int32_t s : coming) {
