@@ -12,7 +12,12 @@ import sys
 # The first take no arguments; each of the others is given those that follow its name. Only what runs is
 # imported.
 PLAIN = {"shared_prefix": "benchmarks.shared_prefix"}
-WITH_OPTIONS = {"workloads": "benchmarks.run_workloads", "compare": "benchmarks.compare"}
+WITH_OPTIONS = {
+    "api_speculation": "benchmarks.api_speculation",
+    "workloads": "benchmarks.run_workloads",
+    "compare": "benchmarks.compare",
+    "constraints": "benchmarks.constraints",
+}
 USUAL = ("shared_prefix", "workloads")
 
 

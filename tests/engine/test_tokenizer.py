@@ -128,7 +128,9 @@ def test_a_special_token_is_a_cut() -> None:
     encoder = tokenizer("llama2_across_words")
     text = "the token " * 50 + "<|im_end|>"
     assert encoder._last_cut(text)[0] == text.index("<|im_end|>")
-    assert encoder._last_cut("the token " * 50)[0] == 0
+    # "e p" is a token, and the other neighbours stand side by side in tokens, too
+    assert encoder._last_cut("the " * 50)[0] == 0
+    assert encoder._last_cut("the token " * 50)[0] > 0
 
 
 def test_ten_thousand_spans() -> None:

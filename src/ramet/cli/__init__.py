@@ -92,6 +92,16 @@ def run(
     seed: Seed = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write one JSON record.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="Plain lines, as in a pipe.")] = False,
+    trace: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="What happened: .html is a page, .json for Perfetto. May be repeated.",
+        ),
+    ] = None,
+    texts: Annotated[
+        bool, typer.Option("--texts", help="Prompts and answers, too, in the traces.")
+    ] = False,
     traceback: Traceback = False,
 ) -> None:
     """Run a program and watch it.
@@ -114,6 +124,8 @@ def run(
         as_json=as_json,
         plain=plain,
         traceback=traceback,
+        traces=tuple(trace or ()),
+        texts=texts,
     )
     with _exit_codes():
         raise typer.Exit(run_command(options))
@@ -205,6 +217,32 @@ def bench(
         options = BenchOptions(requests=requests, shared=shared, own=own, out=out, rounds=rounds)
         with open_engine(model, **engine_options) as engine:
             run_bench(engine, options, json_file)
+
+
+@app.command()
+def trace(
+    fsm: Annotated[
+        str, typer.Option("--fsm", metavar="REGEX", help="The automaton of a regular expression.")
+    ],
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="FILE", help="A picture (.svg), .dot or .txt."),
+    ] = None,
+    tokens: Annotated[
+        bool, typer.Option("--tokens", help="Show the tokens of text that is forced.")
+    ] = False,
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Whose tokenizer divides it: a checkpoint folder.")
+    ] = "pocket",
+) -> None:
+    """Look inside: the automaton that a regular expression becomes, before and after text that leaves no
+    choice is made one edge."""
+    from rich.console import Console
+
+    from ramet.cli.fsm import show_fsm
+
+    with _exit_codes():
+        show_fsm(fsm, output, Console(highlight=False), tokens=tokens, model=model)
 
 
 def main() -> None:

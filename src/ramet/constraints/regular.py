@@ -46,8 +46,7 @@ class RegularConstraint:
         self._completion: dict[int, tuple[int, ...]] = {}
         self._enough: dict[int, int] = {}
         self._walks: dict[int, npt.NDArray[np.int32]] = {}
-        self._byte_tokens = _byte_tokens(vocabulary)
-        self._longest = max(map(len, vocabulary.tokens), default=1)
+        self._byte_tokens, self._longest = vocabulary.byte_tokens, vocabulary.longest
 
     @property
     def num_bytes(self) -> int:
@@ -152,7 +151,8 @@ class RegularConstraint:
         if way is None:
             raise _TooLong
         data, states = way
-        meets, known = len(states), ()
+        meets: int = len(states)
+        known: tuple[int, ...] = ()
         for i, behind in enumerate(states):
             if (found := self._completion.get(behind)) is not None:
                 meets, known = i, found
@@ -256,14 +256,6 @@ def _different(states: npt.NDArray[np.int32]) -> list[int]:
 def _continues(byte: int) -> bool:
     """Is the byte inside a character of UTF-8?"""
     return 0x80 <= byte < 0xC0
-
-
-def _byte_tokens(vocabulary: Vocabulary) -> tuple[int, ...] | None:
-    """A token for each byte; None if one has none."""
-    found = {
-        token[0]: i for i, token in reversed(list(enumerate(vocabulary.tokens))) if len(token) == 1
-    }
-    return tuple(found[byte] for byte in range(256)) if len(found) == 256 else None
 
 
 def _packed(allowed: npt.NDArray[np.bool_], words: int) -> Mask:

@@ -5,6 +5,7 @@ Knows bytes and two functions of the tokenizer; refuses to know which tokenizer.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,20 @@ class Vocabulary:
         for token in self.tokens:
             found.update(len(token).to_bytes(4, "little") + token)
         object.__setattr__(self, "digest", found.hexdigest()[:16])
+
+    @functools.cached_property
+    def byte_tokens(self) -> tuple[int, ...] | None:
+        """A token for each byte; None if one has none."""
+        found: dict[int, int] = {}
+        for token_id, token in enumerate(self.tokens):
+            if len(token) == 1:
+                found.setdefault(token[0], token_id)
+        return tuple(found[byte] for byte in range(256)) if len(found) == 256 else None
+
+    @functools.cached_property
+    def longest(self) -> int:
+        """Bytes of the longest token."""
+        return max(map(len, self.tokens), default=1)
 
     @property
     def num_words(self) -> int:

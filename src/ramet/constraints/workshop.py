@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from ramet.errors import InvalidRequest
 __all__ = ["Workshop"]
 
 MEMORY = 2 << 30  # bytes that the process may have
+_LOOK_SECONDS = 0.05
+_MOST_WAITED = 4  # times the limit, where processors are busy with other things
 
 
 class Workshop:
@@ -43,23 +46,21 @@ class Workshop:
         too much memory."""
         with self._turn, tempfile.TemporaryDirectory(prefix="ramet-") as folder:
             target = Path(folder) / "made"
-            process = self._running()
+            process, started = self._running()
             self._at_work = kind, source
-            guard = threading.Timer(self.limits.seconds, self._kill)
-            guard.start()
+            done = threading.Event()
+            threading.Thread(target=self._guard, args=(process, done), daemon=True).start()
             try:
                 reply = self._ask(process, kind, source, target)
             finally:
-                guard.cancel()
+                done.set()
                 self._at_work = None
             if reply is None:
                 self._kill()
-                raise InvalidRequest(
-                    kind,
-                    source,
-                    f"takes more than {self.limits.seconds:g} s or {MEMORY >> 20} MiB to compile",
-                    "make it smaller",
-                )
+                what = f"takes more than {self.limits.seconds:g} s or {MEMORY >> 20} MiB to compile"
+                if not started:
+                    what = "is too long to be compiled here, and no process could be started for it"
+                raise InvalidRequest(kind, source, what, "make it smaller")
             if "problem" in reply:
                 raise InvalidRequest(
                     reply["field"], reply["value"], reply["problem"], reply["remedy"]
@@ -96,11 +97,25 @@ class Workshop:
             line = process.stdout.readline()
         except (OSError, ValueError):
             return None
-        reply: dict[str, Any] | None = json.loads(line) if line.endswith("\n") else None
-        return reply
+        found: dict[str, Any] | None = json.loads(line) if line.endswith("\n") else None
+        return found
 
-    def _running(self) -> subprocess.Popen[str]:
+    def _guard(self, process: subprocess.Popen[str], done: threading.Event) -> None:
+        """Kill the process when it has had its time: its own, since others may be using the processors,
+        but not for ever."""
+        begin, had = time.monotonic(), _processor_seconds(process.pid)
+        while not done.wait(_LOOK_SECONDS):
+            waited = time.monotonic() - begin
+            now = _processor_seconds(process.pid)
+            spent = waited if now is None or had is None else now - had
+            if spent > self.limits.seconds or waited > _MOST_WAITED * self.limits.seconds:
+                process.kill()
+                return
+
+    def _running(self) -> tuple[subprocess.Popen[str], bool]:
+        """The process, and whether it works."""
         if self._process is None or self._process.poll() is not None:
+            self._kill()
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "ramet.constraints.workshop"],
                 stdin=subprocess.PIPE,
@@ -111,7 +126,10 @@ class Workshop:
                 errors="surrogatepass",
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
-        return self._process
+            out = self._process.stdout
+            # Starting is not compiling. An empty line: it has ended.
+            return self._process, out is not None and bool(out.readline())
+        return self._process, True
 
     def _kill(self) -> None:
         process, self._process = self._process, None
@@ -130,6 +148,7 @@ def main() -> None:
     with contextlib.suppress(AttributeError, OSError):
         os.nice(10)
     _limit_memory()
+    print("ready", flush=True)
     for line in sys.stdin:
         question = json.loads(line)
         try:
@@ -153,6 +172,15 @@ def main() -> None:
                 "remedy": "make it smaller",
             }
         print(json.dumps(reply), flush=True)
+
+
+def _processor_seconds(pid: int) -> float | None:
+    """That a process has had; None where nobody can say."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def _limit_memory() -> None:

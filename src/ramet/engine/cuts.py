@@ -9,7 +9,7 @@ never looks behind. If nothing in the expression can examine b right after it co
 no attempt at one reaches across, so what is found before the cut is what is found when the text ends
 there; and if b alone is a match, a match begins at b: the cut is a border between pieces in the whole
 text too. The model works on each piece alone. For tokenizers without pieces (SentencePiece's BPE) the
-same holds between a and a space if no token of the vocabulary holds "x▁": then no merge reaches across.
+same holds between a and b if no token of the vocabulary holds "ab": then no merge reaches across.
 """
 
 from __future__ import annotations
@@ -233,20 +233,33 @@ def _sentencepiece_pairs(
     stages: list[Component], model: Component, vocabulary: Iterable[str]
 ) -> dict[str, set[str]]:
     split = bool(stages) and stages[0]["type"] == "Metaspace" and stages[0].get("split", True)
-    if not split:
-        if model["type"] != "BPE" or model.get("ignore_merges"):
-            raise NotUnderstood("a model that weighs the whole text")
-        if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
-            raise NotUnderstood("a model with marks inside words")
-        across = re.compile(f"[^{_SPACE}]{_SPACE}")
-        has_space = False
-        for token in vocabulary:
-            has_space |= token == _SPACE
-            if across.search(token):
-                raise NotUnderstood("a vocabulary with tokens across words")
-        if not has_space:
-            raise NotUnderstood("a vocabulary without the space")
-    return {" ": {a for a in (*_FIRST, _OTHER) if not a.isspace()}}
+    pairs = {" ": {a for a in (*_FIRST, _OTHER) if not a.isspace()}} if split else {}
+    plain = model["type"] == "BPE" and not any(
+        model.get(mark)
+        for mark in ("ignore_merges", "continuing_subword_prefix", "end_of_word_suffix")
+    )
+    if plain:
+        for b, lefts in _unmerged_pairs(model, vocabulary).items():
+            pairs.setdefault(b, set()).update(lefts)
+    elif not split:
+        raise NotUnderstood("a model that weighs the whole text, or marks inside words")
+    return pairs
+
+
+def _unmerged_pairs(model: Component, vocabulary: Iterable[str]) -> dict[str, set[str]]:
+    """Pairs that stand side by side in no token: no merge ever reaches across, and merges on one side do
+    not look at the other. Characters without a token of their own could become one unknown token with
+    their neighbours, so they make no pair."""
+    joined: set[tuple[str, str]] = set()
+    single: set[str] = {_OTHER} if model.get("byte_fallback") else set()
+    for token in vocabulary:
+        chars = [" " if char == _SPACE else _coarse(char) for char in token]
+        joined.update(itertools.pairwise(chars))
+        if len(chars) == 1:
+            single.add(chars[0])
+    single &= {*_FIRST, _OTHER}
+    lefts = {a for a in single if not a.isspace()}
+    return {b: {a for a in lefts if (a, b) not in joined} for b in single}
 
 
 # -- added tokens --------------------------------------------------------------------------------------
