@@ -228,4 +228,4 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
             matcher.accept(rng.choice(sorted(may)))
             left -= 1
         assert matcher.done
-    assert max(map(len, (shared._ends, shared._completion, shared._enough, shared._walks))) <= 5
+    assert max(map(len, (shared._facts, shared._completion, shared._enough, shared._walks))) <= 5

@@ -41,7 +41,7 @@ class RegularConstraint:
 
     def __init__(self, automaton: Automaton, trie: TokenTrie, vocabulary: Vocabulary) -> None:
         self.automaton, self.trie, self.vocabulary = automaton, trie, vocabulary
-        self._ends: dict[int, tuple[bool, bool]] = {}
+        self._facts: dict[int, tuple[bool, bool, bool]] = {}
         self._forced: dict[int, tuple[int, ...]] = {}
         self._completion: dict[int, tuple[int, ...]] = {}
         self._enough: dict[int, int] = {}
@@ -57,19 +57,24 @@ class RegularConstraint:
     def start(self) -> RegularMatcher:
         return RegularMatcher(self, [self.automaton.start])
 
-    def ends(self, state: int) -> tuple[bool, bool]:
-        """(the text may end here, and nothing may follow)"""
-        found = self._ends.get(state)
+    def facts(self, state: int) -> tuple[bool, bool, bool]:
+        """(the text may end here, and nothing may follow; it may not, and one byte must follow)"""
+        found = self._facts.get(state)
         if found is None:
-            accepting = self.automaton.accepting(state)
-            found = accepting, accepting and not self.automaton.next_bytes(state)
-            _keep(self._ends, state, found)
+            accepting, count = (
+                self.automaton.accepting(state),
+                len(self.automaton.next_bytes(state)),
+            )
+            found = accepting, accepting and not count, not accepting and count == 1
+            _keep(self._facts, state, found)
         return found
 
     # -- forced text -------------------------------------------------------------------------------
 
     def forced(self, state: int, limit: int | None) -> tuple[int, ...] | None:
         """See `Matcher.forced`."""
+        if not self.facts(state)[2]:
+            return ()
         found = self._forced.get(state)
         if found is None:
             run = forced_bytes(self.automaton, state, MOST_FORCED, limit)
@@ -205,11 +210,11 @@ class RegularMatcher:
 
     @property
     def may_end(self) -> bool:
-        return self._constraint.ends(self._states[-1])[0]
+        return self._constraint.facts(self._states[-1])[0]
 
     @property
     def done(self) -> bool:
-        return self._constraint.ends(self._states[-1])[1]
+        return self._constraint.facts(self._states[-1])[1]
 
     def mask(self, budget: int | None = None) -> Mask | None:
         return self._constraint.mask(self._states[-1], budget, STEP_WORK)

@@ -25,7 +25,8 @@ class Constrained:
     as far as they are text themselves, nowhere else. `budget`: tokens that may be generated, of them
     `least` before an end token. `jump`: forced tokens are taken without asking the model. `steer`: keep the
     way to a legal end short enough for the budget.
-    `not_first`: tokens whose text would lose its beginning at the start of the output."""
+    `not_first`: tokens whose text would lose its beginning at the start of the output. `ends_are_text`:
+    some of `end_ids` could come as text; False saves looking."""
 
     def __init__(
         self,
@@ -38,6 +39,7 @@ class Constrained:
         jump: bool = True,
         steer: bool = True,
         not_first: Mask | None = None,
+        ends_are_text: bool = True,
     ) -> None:
         self.matcher = matcher
         self.masks: list[Mask] = []  # of the next token, and of those after each guessed one
@@ -46,6 +48,7 @@ class Constrained:
         self._count = 0
         self._budget, self._least = budget, least
         self._jump, self._steer, self._not_first = jump, steer, not_first
+        self._ends_are_text = ends_are_text
         self._ends = [token for token in end_ids if 0 <= token < vocab_size]
         self._end_words = np.zeros((vocab_size + 31) // 32, np.uint32)
         for token in self._ends:
@@ -162,7 +165,7 @@ class Constrained:
         if self.matcher.may_end and count >= self._least:
             return mask | self._end_words
         # Ids that end a generation and are text would end it where the text is not complete.
-        return mask & ~self._end_words if (mask & self._end_words).any() else mask
+        return mask & ~self._end_words if self._ends_are_text else mask
 
     def _only(self, token: int) -> Mask:
         found = np.zeros_like(self._end_words)

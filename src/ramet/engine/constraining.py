@@ -67,6 +67,7 @@ class Constraining:
             jump=self._jump_forward and not logprobs,
             steer=self._steer,
             not_first=None if begun else self._not_first,
+            ends_are_text=any(map(self._is_text, end_ids)),
         )
 
     async def compiled(self, params: SamplingParams) -> None:
@@ -76,6 +77,10 @@ class Constraining:
 
     def close(self) -> None:
         self.compiler.close()
+
+    def _is_text(self, token_id: int) -> bool:
+        tokens = self.compiler.vocabulary.tokens
+        return token_id < len(tokens) and bool(tokens[token_id])
 
     @functools.cached_property
     def _not_first(self) -> Mask | None:
