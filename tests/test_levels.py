@@ -58,7 +58,7 @@ ROOMS = (
     Room("ramet.lang", LEVEL_0, optional=("rich", "pydantic")),
     Room("ramet.compiler", (*LEVEL_0, "ramet.lang")),
     # ---- what the next token may be, and where keys and values lie -----------------------------
-    Room("ramet.constraints", LEVEL_0, ("numpy", "llguidance")),
+    Room("ramet.constraints", LEVEL_0, ("numpy", "llguidance"), ("jsonschema_rs",)),
     Room("ramet.cache", LEVEL_0, ("numpy",)),
     Room("ramet.cache.pool", (*LEVEL_0, "ramet.cache"), ("numpy", "torch"), torch_free=False),
     # ---- arithmetic: knows rows, positions and slots -------------------------------------------

@@ -15,10 +15,16 @@ from ramet.errors import InvalidRequest
 
 REFUSED: list[tuple[Any, str]] = [
     ({"type": "string", "maxlength": 3}, r"at \$\.maxlength: is no keyword"),
-    ({"properties": {"a": {"not": {}}}}, r"at \$\.properties\.a\.not: is a keyword that is not enf"),
+    (
+        {"properties": {"a": {"not": {}}}},
+        r"at \$\.properties\.a\.not: is a keyword that is not enf",
+    ),
     ({"anyOf": [{}, {"if": {}}]}, r"at \$\.anyOf\[1\]\.if: "),
     ({"properties": {"a b": {"uniqueItems": True}}}, r'at \$\.properties\["a b"\]\.uniqueItems: '),
-    *(({key: {}}, rf"at \$\.{key}: ") for key in ("contains", "dependentRequired", "propertyNames")),
+    *(
+        ({key: {}}, rf"at \$\.{key}: ")
+        for key in ("contains", "dependentRequired", "propertyNames")
+    ),
     ({"unevaluatedProperties": False}, r"use additionalProperties"),
     ({"$dynamicRef": "#"}, r"at \$\.\$dynamicRef: .*use \$ref"),
     ({"x-guidance": {"lenient": True}}, r'use "x-whitespace"'),
@@ -113,7 +119,9 @@ def test_older_spellings_become_one_form() -> None:
 
 
 def test_references_get_definitions_of_their_own() -> None:
-    spec = {"properties": {"a": {"type": "null"}, "b": {"$ref": "#/properties/a"}, "c": {"$ref": "#"}}}
+    spec = {
+        "properties": {"a": {"type": "null"}, "b": {"$ref": "#/properties/a"}, "c": {"$ref": "#"}}
+    }
     checked = check_schema(json.dumps(spec), DEFAULT)
     assert checked.places == {"d0": "$.properties.a", "d1": "$"}
     assert checked.definitions["d0"] == {"type": "null"}

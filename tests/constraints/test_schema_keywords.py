@@ -8,11 +8,11 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
+from tests.constraints.words import compiled, takes
 
 from ramet.constraints import nfa, schema
 from ramet.constraints.schema_check import _KEYWORDS
 from ramet.errors import InvalidRequest
-from tests.constraints.words import compiled, takes
 
 _NAMES = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "string"}}}
 _CLOSED = {**_NAMES, "additionalProperties": False}
@@ -97,7 +97,13 @@ CASES: list[tuple[Any, list[Any], list[Any]]] = [
     ({}, [{}, [1, "x", None, {"a": True}], 1.5, "x"], []),
 ]  # fmt: skip
 
-_PRINTED = ({}, {"separators": (",", ":")}, {"indent": 2}, {"indent": 8}, {"indent": "\t"})
+_PRINTED: tuple[dict[str, Any], ...] = (
+    {},
+    {"separators": (",", ":")},
+    {"indent": 2},
+    {"indent": 8},
+    {"indent": "\t"},
+)
 _SHAPES = [(s, v, i) for s, v, i in CASES]
 _NAMES_OF = [json.dumps(s)[:70] for s, _, _ in CASES]
 
@@ -111,14 +117,14 @@ def test_a_keyword_is_enforced(spec: Any, valid: list[Any], invalid: list[Any]) 
     for value in valid:
         assert validator.is_valid(value)
         for options in _PRINTED:
-            text = json.dumps(value, ensure_ascii=False, **options)  # type: ignore[arg-type]
+            text = json.dumps(value, ensure_ascii=False, **options)
             assert automaton is None or nfa.accepts(automaton, text.encode()), text
             assert takes(constraint.start(), text), text
             assert takes(constraint.start(), text, single=True), text
     for value in invalid:
         assert not validator.is_valid(value)
         for options in _PRINTED:
-            text = json.dumps(value, ensure_ascii=False, **options)  # type: ignore[arg-type]
+            text = json.dumps(value, ensure_ascii=False, **options)
             assert automaton is None or not nfa.accepts(automaton, text.encode()), text
             assert not takes(constraint.start(), text), text
 

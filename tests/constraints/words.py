@@ -14,11 +14,58 @@ from ramet.constraints.nodes import Node
 from ramet.constraints.vocabulary import Vocabulary
 
 _LONGER = (
-    *('{"', '"}', '":', '": ', '", "', '",', '":"', "},", "}}", "]}", '"a', '"ab', "ab", "abc", "bc"),
-    *("true", "false", "null", "tr", "12", "123", "0.", "e+", "  ", "    ", "\n  ", "\n", " {", "[]"),
-    *("é", "日本", "😀", "\\n", "\\u00", "{}", "-1", "20", "24-", "name", "<tool", "function", "tool_call>"),
+    *(
+        '{"',
+        '"}',
+        '":',
+        '": ',
+        '", "',
+        '",',
+        '":"',
+        "},",
+        "}}",
+        "]}",
+        '"a',
+        '"ab',
+        "ab",
+        "abc",
+        "bc",
+    ),
+    *(
+        "true",
+        "false",
+        "null",
+        "tr",
+        "12",
+        "123",
+        "0.",
+        "e+",
+        "  ",
+        "    ",
+        "\n  ",
+        "\n",
+        " {",
+        "[]",
+    ),
+    *(
+        "é",
+        "日本",
+        "😀",
+        "\\n",
+        "\\u00",
+        "{}",
+        "-1",
+        "20",
+        "24-",
+        "name",
+        "<tool",
+        "function",
+        "tool_call>",
+    ),
 )
-TOKENS: list[bytes] = [bytes((b,)) for b in range(256)] + [t.encode() for t in dict.fromkeys(_LONGER)]
+TOKENS: list[bytes] = [bytes((b,)) for b in range(256)] + [
+    t.encode() for t in dict.fromkeys(_LONGER)
+]
 SPECIAL = len(TOKENS)
 _IDS = {token: i for i, token in enumerate(TOKENS)}
 
@@ -36,7 +83,9 @@ def encode(text: str) -> list[int]:
 def encode_forced(text: str, following: frozenset[int]) -> Sequence[int]:
     """Without the tokens at the end that a longer text may divide otherwise."""
     tokens = encode(text)
-    while tokens and any(t.startswith(TOKENS[tokens[-1]]) for t in TOKENS if t != TOKENS[tokens[-1]]):
+    while tokens and any(
+        t.startswith(TOKENS[tokens[-1]]) for t in TOKENS if t != TOKENS[tokens[-1]]
+    ):
         tokens.pop()
     return tokens if following else encode(text)
 
@@ -55,13 +104,15 @@ def compiled(grammar: str, field: str = "ebnf", source: str = "") -> guidance.Gu
     return guidance.compile(grammar, VOCABULARY, DEFAULT, field, source)
 
 
-def ids(mask: Mask) -> list[int]:
+def ids(mask: Mask | None) -> list[int]:
+    assert mask is not None
     return [int(i) for i in np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little"))]
 
 
 def takes(matcher: Matcher, text: str, *, single: bool = False) -> bool:
     """Whether the whole text is accepted, token by token, each of them being in its mask."""
     for token in text.encode() if single else encode(text):
+        matcher.prepare()
         mask = matcher.mask()
         assert mask is not None
         allowed = bool(int(mask[token // 32]) >> (token % 32) & 1)

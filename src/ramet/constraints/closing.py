@@ -20,7 +20,9 @@ __all__ = ["Closing"]
 _PREFERRED = (b"}", b"]", b'"', b")", b">", b";", b":", b"0", b"1", b"null", b"true", b"false")
 _NEXT = (b",", b"\n", b"n", b"t", b"f", b"-", b"{", b"[", b"(", b" ", b"a", b"A", b"_", b".", b"<")
 _MOST_TRIED = 24  # tokens at one place, each with a way to the end of its own
+_MOST_WORK = 400  # tokens of all these ways, about
 _FARTHEST = 2048  # tokens of a way
+_MOST_FORCED = 4096  # bytes at a time
 
 # Letters, digits and bytes beyond ASCII behave alike nearly everywhere; other bytes each for itself.
 _EXAMPLES: dict[int, bytes] = {0: "é".encode(), 1: b"e", 2: b"1", 3: b"\n", 4: b"\t"}
@@ -60,34 +62,38 @@ class Closing:
             self._classes[token_id] = found or 1 << 63
 
     def find(self, matcher: Any, budget: int) -> tuple[int, ...] | None:
-        """Tokens to a legal end, at most `budget` (and 2,048) of them; uses the matcher up."""
+        """Tokens to a legal end, at most `budget` (and 2,048) of them. The matcher is left as it was, in
+        the same place: going back is much cheaper than a copy."""
         way: list[int] = []
         most = min(budget, _FARTHEST)
         while not matcher.is_accepting():
-            tokens = self._forced(matcher)
+            tokens = self._forced(matcher)[: most - len(way)]
             if tokens:
-                matcher.try_consume_tokens(tokens)
-            else:
-                tokens, matcher = self._next(matcher)
+                tokens = tokens[: matcher.try_consume_tokens(tokens)]
+            elif len(way) < most:
+                tokens = self._next(matcher)
             way += tokens
-            if not tokens or len(way) > most or matcher.is_error():
-                return None
-        return tuple(way)
+            if not tokens or matcher.is_error():
+                break
+        ends = matcher.is_accepting()
+        if not matcher.is_error():
+            matcher.rollback(len(way))
+        return tuple(way) if ends else None
 
     def leaving(self, matcher: Any, mask: Mask, budget: int, ending: Sequence[int]) -> Mask:
         """The tokens of `mask` after which an end with `budget` tokens, this one included, is known: those
         that leave everything as it is (as letters do in a string), the first of `ending`, and of the rest
-        as many as may be tried."""
+        as many as may be tried. The matcher is left in its place."""
         allowed = np.unpackbits(mask.view(np.uint8), bitorder="little").view(bool)
         found = allowed & ((self._classes & ~np.uint64(self._loops(matcher, mask))) == 0)
         found[ending[0]] = True
         rest = np.flatnonzero(allowed & ~found)
         ranked = [t for t in self._preferred if t in set(rest.tolist())]
         ranked += [int(t) for t in rest[:_MOST_TRIED] if int(t) not in ranked]
-        for token_id in ranked[:_MOST_TRIED]:
-            copy = matcher.deep_copy()
-            if copy.try_consume_tokens([token_id]) == 1:
-                found[token_id] = self.find(copy, budget - 1) is not None
+        for token_id in ranked[: max(4, min(_MOST_TRIED, _MOST_WORK // len(ending)))]:
+            if matcher.try_consume_tokens([token_id]) == 1:
+                found[token_id] = self.find(matcher, budget - 1) is not None
+                matcher.rollback(1)
         return np.packbits(found, bitorder="little").view(np.uint32)
 
     def _loops(self, matcher: Any, mask: Mask) -> int:
@@ -97,37 +103,37 @@ class Closing:
             tokens = [self._bytes[byte] for byte in example if byte in self._bytes]
             if matcher.validate_tokens(tokens) < len(example):
                 continue
-            copy = matcher.deep_copy()
-            copy.try_consume_tokens(tokens)
-            bits = np.frombuffer(copy.compute_bitmask(), np.uint32)[: len(mask)]
-            if np.array_equal(bits & mask, mask) and not copy.is_accepting():
+            matcher.try_consume_tokens(tokens)
+            bits = np.frombuffer(matcher.compute_bitmask(), np.uint32)[: len(mask)]
+            if np.array_equal(bits & mask, mask) and not matcher.is_accepting():
                 found |= 1 << number
+            matcher.rollback(len(tokens))
         return found
 
     def _forced(self, matcher: Any) -> list[int]:
-        data: bytes = matcher.compute_ff_bytes()
+        data: bytes = matcher.compute_ff_bytes()[:_MOST_FORCED]
         try:
             text = data.decode()
-        except UnicodeDecodeError:
-            return []
+        except UnicodeDecodeError as error:
+            text = data[: error.start].decode()
         tokens = list(self._encode(text)) if text else []
         return tokens[: matcher.validate_tokens(tokens)]
 
-    def _next(self, matcher: Any) -> tuple[list[int], Any]:
-        """One token, and the matcher behind it: the first in our order that does not leave everything as
-        it is (as } does in a string)."""
+    def _next(self, matcher: Any) -> list[int]:
+        """One token, taken: the first in our order that does not leave everything as it is (as } does in
+        a string)."""
         bits = np.frombuffer(matcher.compute_bitmask(), np.uint8)
         allowed = [t for t in self._preferred if bits[t // 8] >> (t % 8) & 1]
         for token_id in allowed:
-            copy = matcher.deep_copy()
-            copy.try_consume_tokens([token_id])
-            after = np.frombuffer(copy.compute_bitmask(), np.uint8)
-            if copy.is_accepting() or not np.array_equal(bits, after):
-                return [token_id], copy
+            matcher.try_consume_tokens([token_id])
+            if matcher.is_accepting():
+                return [token_id]
+            if not np.array_equal(bits, np.frombuffer(matcher.compute_bitmask(), np.uint8)):
+                return [token_id]
+            matcher.rollback(1)
         places = np.flatnonzero(bits)
         if not allowed and len(places):
             byte = int(places[0])
             low = int(bits[byte])
             allowed = [byte * 8 + (low & -low).bit_length() - 1]
-        taken = matcher.try_consume_tokens(allowed[:1])
-        return allowed[:taken], matcher
+        return allowed[: matcher.try_consume_tokens(allowed[:1])]

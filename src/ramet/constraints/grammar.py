@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass
+from math import inf
 
 from ramet.constraints.gbnf import Alternatives, Expression, Name, Row, Times, parse_rules
 from ramet.constraints.lark import checked_lark
@@ -24,6 +25,7 @@ __all__ = ["read", "regex_of"]
 
 _RULES = re.compile(r"^[ \t]*[A-Za-z_][\w-]*[ \t]*::=", re.MULTILINE)
 _MOST_RULES = 500
+_MOST_LEAST = 50_000
 _MOST_NODES = 20_000  # of a piece with the rules written into it
 _MOST_PIECES = 100  # looked at together; single characters if there are more
 
@@ -40,7 +42,11 @@ def read(source: str, limits: ConstraintLimits = DEFAULT, field: str = "ebnf") -
         raise InvalidRequest(field, f"{len(rules)} rules", f"are more than {_MOST_RULES}")
     kept = _ending(rules)
     if kept is None:
-        raise InvalidRequest(field, source, "allows nothing: root never ends")
+        raise InvalidRequest(
+            field,
+            source,
+            f"allows nothing: root never ends, or not within {_MOST_LEAST} characters",
+        )
     rules = kept
     regular = _Regular(rules)
     whole = regular.node(Name("root", 1))
@@ -66,19 +72,37 @@ def regex_of(node: Node) -> str:
 
 
 def _ending(rules: dict[str, Expression]) -> dict[str, Expression] | None:
-    """Without alternatives from which no text ever comes to an end; None if that is all of the root."""
-    known: set[str] = set()
-    while True:
-        more = {
-            n for n, one in rules.items() if n not in known and _without(one, known) is not None
-        }
-        if not more:
+    """Without alternatives from which no text ever comes to an end, or none of less than `_MOST_LEAST`
+    characters; None if that is all of the root."""
+    least = dict.fromkeys(rules, inf)
+    for _ in rules:
+        before = dict(least)
+        for name in reversed(rules):
+            least[name] = _least(rules[name], least)
+        if least == before:
             break
-        known |= more
+    known = {name for name, size in least.items() if size <= _MOST_LEAST}
     if "root" not in known:
         return None
     found = ((name, _without(rules[name], known)) for name in known)
     return {name: one for name, one in found if one is not None}
+
+
+def _least(expression: Expression, least: dict[str, float]) -> float:
+    """Characters of the shortest text, as far as is known yet."""
+    match expression:
+        case Name(name, _):
+            return least[name]
+        case Text(text):
+            return len(text)
+        case Chars(ranges):
+            return 1 if ranges else inf
+        case Row(parts):
+            return sum(_least(part, least) for part in parts)
+        case Alternatives(options):
+            return min(_least(option, least) for option in options)
+        case Times(body, count, _):
+            return count * _least(body, least) if count else 0
 
 
 def _without(expression: Expression, known: set[str]) -> Expression | None:

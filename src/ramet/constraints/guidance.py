@@ -8,6 +8,7 @@ error; here every such state becomes an `InvalidRequest` that names the field.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -23,14 +24,14 @@ from ramet.errors import InvalidRequest
 
 __all__ = ["GuidanceConstraint", "GuidanceMatcher", "compile"]
 
-_LEAST_OPENS, _MOST_OPENS = 24, 512  # tokens that one token may come to need behind it
+_LEAST_OPENS, _MOST_OPENS = 24, 128  # tokens that one token may come to need behind it
 _END = b"\xff<|end of a constrained text|>"  # no token of the model: how the library says "may end"
 _ANY_BYTE = frozenset(range(256))
 _LIMITS: dict[str, Any] = {
     "max_items_in_row": 2000,
-    "initial_lexer_fuel": 500_000,
+    "initial_lexer_fuel": 1_000_000,
     "step_lexer_fuel": 100_000,
-    "step_max_items": 50_000,
+    "step_max_items": 20_000,
     "max_lexer_states": 30_000,  # about 2 kB each
     "max_grammar_size": 100_000,
     "precompute_large_lexemes": False,
@@ -107,9 +108,15 @@ def compile(
     )
     if matcher.is_error():
         raise InvalidRequest(field, source, f"cannot be enforced: {_message(matcher)}")
+    if len(matcher.deep_copy().compute_ff_bytes()) > _MOST_FORCED:
+        raise InvalidRequest(
+            field, source, f"begins with more than {_MOST_FORCED} bytes without choice"
+        )
     constraint = GuidanceConstraint(matcher, grammar, vocabulary, prepared, field, source)
     first = constraint.start()
-    if not first.may_end and not first.mask().any():
+    first.prepare()
+    mask = first.mask()
+    if not first.may_end and (mask is None or not mask.any()):
         raise InvalidRequest(field, source, "allows nothing: no text matches it")
     return constraint
 
@@ -140,6 +147,9 @@ class GuidanceConstraint:
                 hidden[token_id] = False
         self.shown: Mask = np.packbits(~hidden, bitorder="little").view(np.uint32)
         self.closing = prepared.closing
+        self.finding = (
+            0.0  # seconds that the last end took to find: says only where to look for one
+        )
         whole = self.closing.find(matcher.deep_copy(), _MOST_OPENS)
         self.opens = max(_LEAST_OPENS, len(whole) if whole is not None else _MOST_OPENS)
 
@@ -149,16 +159,16 @@ class GuidanceConstraint:
 
 
 class GuidanceMatcher:
-    """One generation's place in a grammar. A mask takes some ten microseconds mostly and is bounded by
-    the limits above, so `mask` is never None."""
+    """One generation's place in a grammar. A mask mostly takes some ten microseconds. In ambiguous grammars
+    it takes the longer the longer the text is, which the library's own limits do not bound: after a mask
+    that took over 10 ms the next ones are left to `prepare`, after 0.3 s the grammar is refused."""
 
     def __init__(self, constraint: GuidanceConstraint, matcher: Any) -> None:
         self._constraint, self._matcher = constraint, matcher
         self._mask: Mask | None = None
-        self._ending: tuple[int, ...] | None = (
-            None  # a legal end from here, as far as it was looked for
-        )
-        self._rest = 0  # tokens until an end is looked for again
+        # A budget, and what it leaves of the mask.
+        self._narrow: tuple[int, Mask | None] | None = None
+        self._slow = False  # the last mask that was looked for
 
     @property
     def may_end(self) -> bool:
@@ -166,20 +176,56 @@ class GuidanceMatcher:
 
     @property
     def done(self) -> bool:
-        return self.may_end and (bool(self._matcher.is_stopped()) or not self.mask().any())
+        return self.may_end and (bool(self._matcher.is_stopped()) or not self._found().any())
 
-    def mask(self) -> Mask:
-        """uint32 [words], not to be written to. Raises `InvalidRequest` where a step needs too much."""
+    def mask(self, budget: int | None = None) -> Mask | None:
+        """uint32 [words], not to be written to. Raises `InvalidRequest` where a step needs too much.
+
+        With a budget: the tokens after which an end was found that fits, as soon as one token could open
+        more than is left; the end itself when hardly more tokens are left than it needs. One token is
+        taken to open no more than a whole text needs at the least. Where it opens more, the end may come
+        to lie out of reach; then, and where no short end is found at all, the budget changes nothing. Nor
+        does it while it is eight times what a whole text needs. All that depends on the place and the
+        budget alone.
+        """
+        if self._slow and self._mask is None:
+            return None
+        whole = self._found()
+        if budget is None or budget > _FAR * self._constraint.opens:
+            return whole
+        if self._narrow is None or self._narrow[0] != budget:
+            if self._constraint.finding > _SLOW / 4:
+                return None
+            ending = self._ending(budget)
+            if ending is not None and len(ending) + self._constraint.opens >= budget:
+                return None
+            self._narrow = budget, None
+        return whole if self._narrow[1] is None else self._narrow[1]
+
+    def prepare(self, budget: int | None = None) -> None:
+        self._found()
+        if budget is not None and budget <= _FAR * self._constraint.opens:
+            self._narrow = budget, self._narrowed(budget)
+
+    def _found(self) -> Mask:
         if self._mask is None:
+            start = time.thread_time()
             bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint32)
+            seconds = time.thread_time() - start
+            self._slow = seconds > _SLOW
             self._check()
+            if seconds > _TOO_SLOW:
+                problem = f"needs too much: {seconds:.1f} s to find what may come next"
+                raise InvalidRequest(
+                    self._constraint.field,
+                    self._constraint.source,
+                    problem,
+                    "make it less ambiguous",
+                )
             found = bits[: len(self._constraint.shown)] & self._constraint.shown
             found.flags.writeable = False
             self._mask = found
         return self._mask
-
-    def prepare(self) -> None:
-        self.mask()
 
     def accept(self, token_id: int) -> bool:
         shown = self._constraint.shown
@@ -191,55 +237,44 @@ class GuidanceMatcher:
         self._check()
         if taken != 1:
             return False
-        self._mask = None
-        ending = self._ending
-        self._ending = ending[1:] if ending and ending[0] == token_id else None
-        self._rest -= 1
+        self._mask = self._narrow = None
         return True
 
     def rollback(self, count: int) -> None:
         if count:
             self._matcher.rollback(count)
             self._check()
-            self._mask = self._ending = None
-            self._rest = 0
+            self._mask = self._narrow = None
 
     def forced(self) -> Sequence[int]:
-        text = _whole_text(self._matcher.compute_ff_bytes())
+        text = _whole_text(self._matcher.compute_ff_bytes()[:_MOST_FORCED_NOW])
         if not text:
             return ()
         return self._constraint.vocabulary.encode_forced(text, _ANY_BYTE)
 
-    def steer(self, budget: int) -> Mask | None:
-        """The tokens after which an end was found that fits, as soon as one token could open more than is
-        left; the end itself when hardly more tokens are left than it needs.
+    def _ending(self, budget: int) -> tuple[int, ...] | None:
+        """Tokens to a legal end, None if they are more than the budget or not found."""
+        start = time.thread_time()
+        found = self._constraint.closing.find(self._matcher.deep_copy(), budget)
+        self._constraint.finding = time.thread_time() - start
+        return found
 
-        One token is taken to open no more than a whole text needs at the least. Where it opens more, the
-        end may come to lie out of reach: then None. So it is when no short end is found at all.
-        """
-        if self._rest > 0 or budget > _FARTHEST_BUDGET:
+    def _narrowed(self, budget: int) -> Mask | None:
+        """None: no restriction."""
+        ending = self._ending(budget)
+        if not ending or budget - len(ending) > self._constraint.opens:
             return None
-        if self._ending is None:
-            self._ending = self._constraint.closing.find(self._matcher.deep_copy(), budget)
-        if not self._ending:
-            return None
-        spare, opens = budget - len(self._ending), self._constraint.opens
-        if spare > opens:
-            self._rest = (spare - opens) // (opens + 1)
-            return None
-        if spare < 0:
-            return None
-        if spare > _SPARE:
+        if budget - len(ending) > _SPARE:
             return self._constraint.closing.leaving(
-                self._matcher, self.mask(), budget, self._ending
+                self._matcher.deep_copy(), self._found(), budget, ending
             )
         found = np.zeros_like(self._constraint.shown)
-        found[self._ending[0] // 32] = np.uint32(1 << (self._ending[0] % 32))
+        found[ending[0] // 32] = np.uint32(1 << (ending[0] % 32))
         return found
 
     def fork(self) -> GuidanceMatcher:
         other = GuidanceMatcher(self._constraint, self._matcher.deep_copy())
-        other._mask, other._ending, other._rest = self._mask, self._ending, self._rest
+        other._mask, other._narrow, other._slow = self._mask, self._narrow, self._slow
         return other
 
     def _check(self) -> None:
@@ -248,8 +283,10 @@ class GuidanceMatcher:
             raise InvalidRequest(field, source, f"needs too much: {_message(self._matcher)}")
 
 
+_MOST_FORCED, _MOST_FORCED_NOW = 100_000, 4096  # bytes
+_SLOW, _TOO_SLOW = 0.01, 0.3  # seconds of this thread
 _SPARE = 2  # tokens; at so few or fewer the end that was found is written
-_FARTHEST_BUDGET = 4096  # longer ones are not looked at yet
+_FAR = 8  # times what a whole text needs: larger budgets change nothing yet
 
 
 def _whole_text(data: bytes) -> str:

@@ -19,6 +19,7 @@ __all__ = ["checked_lark"]
 
 _MOST_LEVELS = 1000  # rules, and groups inside each other; the stack of a thread ends above 2000
 _MOST_COUNT = 10_000
+_MOST_SIZE = 100_000  # parts of a terminal with all others written into it
 _TOKEN = re.compile(
     r"""(?P<comment>//[^\n]*|\#[^\n]*)
       | (?P<string>"(?:[^"\\\n]|\\.)*"i?)
@@ -27,6 +28,7 @@ _TOKEN = re.compile(
       | (?P<data>%(?:llguidance|regex)\b\s*)
       | (?P<special><[^>\s]*>)
       | (?P<rule>(?<![^\n])[ \t]*[?!]?[A-Za-z_][\w-]*)
+      | (?P<name>[A-Za-z_][\w-]*)
       | (?P<open>[(\[])
       | (?P<close>[)\]])
       | (?P<count>\{[ ]*\d*[ ]*,?[ ]*\d*[ ]*\}|~[ ]*\d+(?:[ ]*\.\.[ ]*\d+)?)
@@ -40,6 +42,8 @@ def checked_lark(source: str, limits: ConstraintLimits, field: str) -> str:
     """The same grammar, told not to force tokens, with its schemas checked. Raises `InvalidRequest` with
     the line of what is too deep, too large, or a schema that is not enforced."""
     written: list[str] = []
+    used: dict[str, list[str]] = {}  # terminals by the terminals that name them
+    rule = ""
     at = levels = depth = deepest = 0
     while at < len(source):
         found = _TOKEN.match(source, at)
@@ -64,17 +68,35 @@ def checked_lark(source: str, limits: ConstraintLimits, field: str) -> str:
             depth -= 1
         elif kind == "rule":
             levels, deepest, depth = levels + 1 + deepest, 0, 0
+            rule = text.strip(" \t?!")
+            used[rule] = []
+        elif kind == "name" and rule.isupper() and text.isupper():
+            used[rule].append(text)
         elif kind == "count" or kind == "regex":
             _check_counts(text, source, line, field)
         if levels + deepest > _MOST_LEVELS:
             problem = f"has more than {_MOST_LEVELS} rules and groups inside each other"
             raise InvalidRequest(field, source, problem)
         written.append(text)
+    _check_size(used, source, field)
     return "".join(written) + "\n" + NO_FORCING
 
 
 def _refuse(source: str, line: int, problem: str, field: str) -> None:
     raise InvalidRequest(field, source, f"is no grammar: line {line}: {problem}")
+
+
+def _check_size(used: dict[str, list[str]], source: str, field: str) -> None:
+    """Terminals are written into each other by the library: doubling ones grow beyond all bounds."""
+    sizes = dict.fromkeys(used, 1)
+    for _ in range(len(used)):
+        new = {name: 1 + sum(sizes.get(one, 1) for one in inside) for name, inside in used.items()}
+        if max(new.values()) > _MOST_SIZE:
+            problem = f"has a terminal of more than {_MOST_SIZE} parts, others written into it"
+            raise InvalidRequest(field, source, problem)
+        if new == sizes:
+            break
+        sizes = new
 
 
 def _check_counts(text: str, source: str, line: int, field: str) -> None:

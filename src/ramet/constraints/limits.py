@@ -25,7 +25,7 @@ class ConstraintLimits:
     nfa_states: int = 100_000
     dfa_states: int = 50_000
     minimal_states: int = 4096
-    seconds: float = 1.5
+    seconds: float = 1.2
     mask_bytes: int = 64 << 20
 
 

@@ -19,6 +19,7 @@ from math import lcm
 from typing import Any
 
 from ramet.constraints.schema_check import Checked
+from ramet.constraints.schema_disjoint import exclude_each_other
 from ramet.constraints.schema_possible import depth_reached, every_schema
 from ramet.constraints.schema_text import at, refuse
 from ramet.errors import InvalidRequest
@@ -59,8 +60,7 @@ def schema_of(checked: Checked, field: str) -> str:
     if len(checked.definitions) > _MOST_DEFINITIONS:
         count = f"{len(checked.definitions)} definitions"
         raise InvalidRequest(field, count, f"are more than {_MOST_DEFINITIONS}")
-    never = {f"#/$defs/{name}" for name, one in checked.definitions.items() if one is False}
-    writer = _Writer(field, _joins(checked), never)
+    writer = _Writer(field, _joins(checked), checked.definitions)
     root = writer.schema(checked.root, "$")
     definitions = {
         name: writer.schema(schema, checked.places[name])
@@ -69,7 +69,7 @@ def schema_of(checked: Checked, field: str) -> str:
     }
     writer.check_remainders()
     if not writer.joined:
-        definitions["any"] = _ANY
+        definitions |= {"any": _ANY, "integer": _INTEGER, "number": _NUMBER}
     options = {**_STYLES[checked.whitespace]}
     if writer.open_names:
         options["json_allowed_escapes"] = 'nrbtf\\"'  # \u would spell a name in another way
@@ -93,10 +93,12 @@ def _joins(checked: Checked) -> bool:
 
 class _Writer:
     """`open_names`: some object has names of its own beside others, which must not spell them in another
-    way. `never`: references to what nothing matches. `joined`: schemas are joined somewhere, so nothing is added to them but bounds of integers."""
+    way. `joined`: schemas are joined somewhere, so nothing is added to them but bounds of integers."""
 
-    def __init__(self, field: str, joined: bool, never: set[str]) -> None:
-        self._field, self._left, self.joined, self._never = field, _MOST_SCHEMAS, joined, never
+    def __init__(self, field: str, joined: bool, definitions: dict[str, Schema]) -> None:
+        self._field, self._left, self.joined = field, _MOST_SCHEMAS, joined
+        self._definitions = definitions
+        self._never = {f"#/$defs/{name}" for name, one in definitions.items() if one is False}
         self._steps: list[Decimal] = []
         self.open_names = False
 
@@ -108,8 +110,12 @@ class _Writer:
             return True if self.joined else _REFERENCE
         if isinstance(schema, bool) or schema.get("$ref") in self._never:
             return False
+        if not self.joined and schema in _SHARED.values():
+            return {"$ref": f"#/$defs/{schema['type']}"}
         self._numbers(schema, path)
-        clean = dict(self._object(schema, path))
+        clean = self._object(schema, path)
+        if "anyOf" not in clean and exclude_each_other(clean.get("oneOf", ()), self._definitions):
+            clean = {("anyOf" if key == "oneOf" else key): one for key, one in clean.items()}
         self._bound(clean)
         names = _types(clean)
         for kind, key in (("array", "items"), ("object", "additionalProperties")):
@@ -159,7 +165,7 @@ class _Writer:
         if least > 1:
             problem = "is not enforced: names that are not declared may repeat"
             refuse(self._field, least, at(path, "minProperties"), problem, "list them in required")
-        return schema
+        return dict(schema)
 
     def _bound(self, schema: dict[str, Any]) -> None:
         names = _types(schema)
@@ -178,10 +184,13 @@ class _Writer:
 
 _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _REFERENCE = {"$ref": "#/$defs/any"}
+_SHARED: dict[str, Schema] = {name: {"type": name} for name in ("integer", "number")}
+_INTEGER = {"type": "integer", "minimum": -_FAR, "maximum": _FAR}
+_NUMBER = {"type": "number", "minimum": -_FAR, "maximum": _FAR, "multipleOf": 10**-_DECIMALS}
 _ANY = {
     "anyOf": [
         {"type": ["null", "boolean", "string"]},
-        {"type": "number", "minimum": -_FAR, "maximum": _FAR, "multipleOf": 10**-_DECIMALS},
+        {"$ref": "#/$defs/number"},
         {"type": "array", "items": _REFERENCE},
         {"type": "object", "additionalProperties": _REFERENCE},
     ]

@@ -22,6 +22,7 @@ from ramet.constraints import schema_parts as parts
 from ramet.constraints.limits import ConstraintLimits
 from ramet.constraints.nodes import EMPTY, NOTHING, Chars, Choice, Node, Repeat, Sequence, Text
 from ramet.constraints.schema_check import TYPES, Checked
+from ramet.constraints.schema_disjoint import exclude_each_other
 from ramet.constraints.schema_possible import is_type
 from ramet.constraints.syntax import parse
 from ramet.errors import InvalidRequest
@@ -29,6 +30,7 @@ from ramet.errors import InvalidRequest
 __all__ = ["NotRegular", "build"]
 
 _MOST_SCHEMAS = 2000  # built, one that is referred to twice counting twice
+_MOST_BOUND = 10**100
 _MOST_WEIGHT = 30_000  # about states of an automaton before it is made small
 
 # Keywords that say all of a value, so that hardly anything may stand beside them.
@@ -44,21 +46,25 @@ class NotRegular(Exception):
 def build(checked: Checked, limits: ConstraintLimits) -> Node:
     """The texts that a schema allows. Raises `NotRegular` with the reason."""
     node = _Builder(checked, limits).value(checked.root, 1, ())
-    if _weight(node) > _MOST_WEIGHT:
+    if _weight(node, {}) > _MOST_WEIGHT:
         raise NotRegular(f"it needs more than {_MOST_WEIGHT} states")
     return node
 
 
-def _weight(node: Node) -> int:
-    match node:
-        case Text(text):
-            return len(text)
-        case Chars(ranges):
-            return 1 if not ranges or ranges[-1][1] < 128 else 8
-        case Sequence(inside) | Choice(inside):
-            return 1 + sum(_weight(part) for part in inside)
-        case Repeat(body, least, most):
-            return 1 + _weight(body) * max(1, least if most is None else most)
+def _weight(node: Node, known: dict[int, int]) -> int:
+    """Parts that stand at several places are looked at once (by identity), and count at each."""
+    if id(node) not in known:
+        match node:
+            case Text(text):
+                found = len(text)
+            case Chars(ranges):
+                found = 1 if not ranges or ranges[-1][1] < 128 else 8
+            case Sequence(inside) | Choice(inside):
+                found = 1 + sum(_weight(part, known) for part in inside)
+            case Repeat(body, least, most):
+                found = 1 + _weight(body, known) * max(1, least if most is None else most)
+        known[id(node)] = found
+    return known[id(node)]
 
 
 class _Builder:
@@ -141,18 +147,9 @@ class _Builder:
         return self._choice([self.value(one, depth, within) for one in schema["anyOf"]])
 
     def _one_of(self, schema: dict[str, Any], depth: int, within: tuple[str, ...]) -> Node:
-        options = [self._followed(one) for one in schema["oneOf"]]
-        for i, one in enumerate(options):
-            if not all(_disjoint(one, other) for other in options[:i]):
-                raise NotRegular("the schemas of oneOf may overlap")
+        if not exclude_each_other(schema["oneOf"], self._definitions):
+            raise NotRegular("the schemas of oneOf may overlap")
         return self._choice([self.value(one, depth, within) for one in schema["oneOf"]])
-
-    def _followed(self, schema: Schema) -> Schema:
-        for _ in range(self._limits.depth):
-            if not isinstance(schema, dict) or set(schema) != {"$ref"}:
-                return schema
-            schema = self._definitions[schema["$ref"].rsplit("/", 1)[1]]
-        return True
 
     @staticmethod
     def _choice(options: list[Node]) -> Node:
@@ -227,6 +224,9 @@ class _Builder:
     def _integer(schema: dict[str, Any]) -> Node:
         if "multipleOf" in schema:
             raise NotRegular("multipleOf")
+        for key in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"):
+            if abs(schema.get(key, 0)) > _MOST_BOUND:
+                raise NotRegular(f"a {key} of more than 100 digits")
         lows = [ceil(schema["minimum"])] if "minimum" in schema else []
         if "exclusiveMinimum" in schema:
             lows.append(floor(schema["exclusiveMinimum"]) + 1)
@@ -373,57 +373,6 @@ def _some(members: list[Node], comma: Node) -> Node | None:
     if left is None or right is None:
         return right
     return Choice((Sequence((left, parts.optional(Sequence((comma, right))))), right))
-
-
-def _disjoint(one: Schema, other: Schema) -> bool:
-    """Whether no value can match both, as far as literals, types and required literal properties say."""
-    if not isinstance(one, dict) or not isinstance(other, dict):
-        return one is False or other is False
-    literals = _values(one)
-    if literals is not None:
-        return all(not _may_match(other, value) for value in literals)
-    if _values(other) is not None:
-        return _disjoint(other, one)
-    kinds, others = _kinds(one), _kinds(other)
-    if not kinds & others:
-        return bool(kinds and others)
-    if kinds & others != {"object"}:
-        return False
-    shared = set(one.get("required", ())) & set(other.get("required", ()))
-    ours, theirs = one.get("properties", {}), other.get("properties", {})
-    return any(_disjoint(ours.get(key, True), theirs.get(key, True)) for key in shared)
-
-
-def _values(schema: dict[str, Any]) -> list[Any] | None:
-    if "const" in schema:
-        return [schema["const"]]
-    return schema.get("enum")
-
-
-def _may_match(schema: dict[str, Any], value: Any) -> bool:
-    values = _values(schema)
-    if values is not None:
-        return any(_same(value, one) for one in values)
-    kinds = _kinds(schema)
-    return not kinds or any(is_type(value, name) for name in kinds)
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Equality of JSON values: true is not 1."""
-    if isinstance(one, bool) or isinstance(other, bool):
-        return one is other
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_same, one, other))
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
-    return bool(one == other)
-
-
-def _kinds(schema: dict[str, Any]) -> set[str]:
-    """Types that a schema names, number for integer; none: it names none."""
-    given = schema.get("type", [])
-    names = {given} if isinstance(given, str) else set(given)
-    return {"number" if name == "integer" else name for name in names}
 
 
 _UNLIKE = re.compile(r"\\[SAZaUNpPkcbB]|\\[sx]|\(\?(?!:)|[*+?}]\+|\[\[|\[\^?\]|&&|\(\*")
