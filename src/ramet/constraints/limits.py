@@ -20,7 +20,7 @@ class ConstraintLimits:
     `mask_bytes`: of masks kept per constraint."""
 
     source_bytes: int = 1 << 16
-    schema_bytes: int = 1 << 19
+    schema_bytes: int = 1 << 18
     depth: int = 128
     nfa_states: int = 100_000
     dfa_states: int = 50_000

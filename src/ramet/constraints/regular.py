@@ -24,7 +24,7 @@ __all__ = ["RegularConstraint", "RegularMatcher"]
 
 Kept = TypeVar("Kept")
 
-STEP_WORK = 3_000  # about microseconds: what one question may take of a step
+STEP_WORK = 2_000  # about microseconds: what one question may take of a step
 MOST_FORCED = 512  # bytes that are looked ahead: longer runs are taken in several
 MOST_STEERED = 8_192  # bytes: an end farther away is not steered to
 KEPT_WALKS = 64  # states of which all tokens' next states are kept (4 bytes per token)

@@ -7,6 +7,7 @@ know how a keyword is enforced.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,10 @@ from typing import Any
 from urllib.parse import unquote
 
 from ramet.constraints.limits import ConstraintLimits
+from ramet.constraints.plan import plan
 from ramet.constraints.schema_text import at, read_json, refuse
+from ramet.constraints.syntax import parse
+from ramet.errors import InvalidRequest
 
 __all__ = ["STYLES", "Checked", "check_schema"]
 
@@ -62,6 +66,7 @@ _NEVER = {  # what we know by name and still do not enforce
     "$recursiveRef": "use $ref",
     "x-guidance": 'use "x-whitespace"',
 }
+_COUNTS = re.compile(r"[{,](\d+)(?=[,}])")  # of repeats
 _MOST_LEAST = 10_000  # items, characters or properties that a text can be made to have
 
 Schema = dict[str, Any] | bool
@@ -91,12 +96,13 @@ def check_schema(text: str, limits: ConstraintLimits, field: str = "json_schema"
     style = document.get("x-whitespace", "flexible") if isinstance(document, dict) else "flexible"
     if style not in STYLES:
         refuse(field, style, "$.x-whitespace", f"is none of {', '.join(STYLES)}")
-    return _Checker(document, field, time.monotonic() + limits.seconds).run(style)
+    return _Checker(document, field, limits).run(style)
 
 
 class _Checker:
-    def __init__(self, document: Any, field: str, deadline: float) -> None:
-        self._document, self._field, self._deadline = document, field, deadline
+    def __init__(self, document: Any, field: str, limits: ConstraintLimits) -> None:
+        self._document, self._field, self._limits = document, field, limits
+        self._deadline = time.monotonic() + limits.seconds
         self._names: dict[str, str] = {}  # of definitions, by pointer
         self._waiting: list[tuple[str, Any, str]] = []
         self._places: dict[str, str] = {}
@@ -210,6 +216,21 @@ class _Checker:
             self.refuse(value, path, "is not a string")
         return value
 
+    def pattern(self, value: Any, path: str) -> Any:
+        """What is too large for an automaton of ours is too large for the library, too: it looks for forced
+        text as far as there is any, which nobody can interrupt."""
+        self.text(value, path)
+        if any(int(count) > _MOST_LEAST for count in _COUNTS.findall(value)):
+            self.refuse(value, path, f"repeats something more than {_MOST_LEAST} times")
+        try:
+            root = plan(parse(value, self._limits, self._field), self._limits.nfa_states).root
+        except InvalidRequest:
+            return value  # it may be a pattern that only the library knows
+        if root is not None and root.num_inner > self._limits.nfa_states:
+            states = f"{root.num_inner} states, more than {self._limits.nfa_states}"
+            self.refuse(value, path, f"needs an automaton of {states}", "use smaller repeats")
+        return value
+
     def format(self, value: Any, path: str) -> Any:
         if value not in FORMATS if isinstance(value, str) else True:
             known = ", ".join(sorted(FORMATS))
@@ -238,6 +259,12 @@ class _Checker:
         if not isinstance(value, dict):
             self.refuse(value, path, "is not an object of schemas")
         return {key: self._schema(one, at(path, key)) for key, one in value.items()}
+
+    def patterned_schemas(self, value: Any, path: str) -> Any:
+        found = self.named_schemas(value, path)
+        for key in found:
+            self.pattern(key, at(path, key))
+        return found
 
     def reference(self, value: Any, path: str) -> str:
         if not isinstance(value, str):
@@ -287,8 +314,8 @@ _KEYWORDS: dict[str, Callable[[_Checker, Any, str], Any]] = {
     "multipleOf": _Checker.positive,
     "nullable": _Checker.flag,
     "oneOf": _Checker.schemas,
-    "pattern": _Checker.text,
-    "patternProperties": _Checker.named_schemas,
+    "pattern": _Checker.pattern,
+    "patternProperties": _Checker.patterned_schemas,
     "prefixItems": _Checker.schemas,
     "properties": _Checker.named_schemas,
     "required": _Checker.names,
