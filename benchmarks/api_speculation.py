@@ -76,21 +76,21 @@ class Row:
     seconds: float
 
 
-def people(count: int, in_form: float, seed: int, words: int = 300) -> list[Person]:
+def people(count: int, in_form: float, seed: int) -> list[Person]:
     rng = random.Random(seed)
     found = []
     for index in range(count):
         name, job = rng.choice(_NAMES), rng.choice(_JOBS)
         born = str(rng.randrange(1800, 2000))
-        more = " ".join(rng.choice(_WORDS) for _ in range(words))
-        page = f"{name}, born {born}, is a {job}. {more}".strip()
+        more = " ".join(rng.choice(_WORDS) for _ in range(300))
+        page = f"{name}, born {born}, is a {job}. {more}."
         found.append(Person(page, name, born, job, index < in_form * count))
     rng.shuffle(found)
     return found
 
 
-def few_shot(words: int = 300) -> str:
-    shots = people(3, 1.0, 7, words)
+def few_shot() -> str:
+    shots = people(3, 1.0, 7)
     return "List the fields.\n\n" + "".join(f"Text: {p.page}\n{p.said()}\n" for p in shots)
 
 
@@ -100,8 +100,12 @@ def extract_text(s: ProgramState, page: str) -> None:
 
 
 def extract_short(s: ProgramState, page: str) -> None:
-    s += few_shot(0) + f"Text: {page}\n"  # as much as a small model can read
-    _fields(s)
+    """In the words that the embedded model knows."""
+    asked = "Extract title, author and year as lines of the form field: value."
+    s += user(f"{asked}\n\nText: {page}")
+    parts = ["title:", gen("name", stop="\n", max_tokens=16)]
+    parts += ["\nauthor:", gen("birthday", stop="\n", max_tokens=16)]
+    s += assistant([*parts, "\nyear:", gen("job", stop="\n", max_tokens=16)])
 
 
 def extract_chat(s: ProgramState, page: str) -> None:
@@ -201,9 +205,15 @@ def on_scripts(count: int, seed: int) -> list[tuple[Row, Row, bool]]:
 
 
 def on_the_embedded_model(count: int, seed: int) -> tuple[Row, Row, bool]:
-    crowd = people(count, 1.0, seed, 0)
+    rng = random.Random(seed)
+    crowd = []
+    for index in range(count):
+        title = f"The House of {_JOBS[index % len(_JOBS)].capitalize()}"
+        author, year = _NAMES[index % len(_NAMES)], str(rng.randrange(1850, 2025))
+        crowd.append(Person(f"{author} published {title} in {year}.", title, author, year, True))
     rows = []
     with Engine("pocket") as engine:
+        run("warm up", engine, extract_short, crowd[:4], NUM_AHEAD, temperature=0)
         for ahead in (None, NUM_AHEAD):
             engine.flush_cache()
             rows.append(run("embedded", engine, extract_short, crowd, ahead, temperature=0))
@@ -239,7 +249,7 @@ def main(arguments: list[str]) -> int:
         found.append(triple)
         print(show(*triple), flush=True)
     if not options.scripts_only:
-        found.append(on_the_embedded_model(min(options.programs, 8), options.seed))
+        found.append(on_the_embedded_model(options.programs, options.seed))
         print(show(*found[-1]))
     if options.json is not None:
         rows = [

@@ -98,6 +98,22 @@ def test_streaming() -> None:
     assert re.match(r"1\. .+\n2\. .+\n3\. .+", "".join(pieces))
 
 
+def test_typed_results() -> None:
+    module = load("typed_results")
+    tin, songs = module.main()
+    assert tin == (module.Book("The House of Tin", "Eva Hill", 1934), 1934, "positive")
+    assert songs[0].author == "Tom Reed"
+    assert songs[1] == songs[0].year == 1951
+
+
+def test_tools() -> None:
+    first, again, person = load("tools").main()
+    assert (first.name, first.arguments["year"], first.value) == ("add_book", 1934, 1)
+    assert (again.value, again.error.kind) == (None, "raised")
+    assert "on the shelf already" in again.error.message
+    assert person.value == "Tom Reed (51), baker in Oslo"
+
+
 def test_async_calls() -> None:
     assert asyncio.run(load("async_calls").main()) == ["46", "83", "57"]
 

@@ -49,14 +49,23 @@ CACHE = ("ramet.cache", "ramet.cache.pool")
 KERNELS = ("ramet.kernels", "ramet.kernels.plan")
 ENGINE = ("ramet.engine", "ramet.engine.runner", "ramet.engine.sampler")
 LOCAL = ("ramet.backends.local", "ramet.backends.endpoint", "ramet.backends.native")
+REMOTE = (
+    "ramet.backends",
+    "ramet.backends.remote",
+    "ramet.backends.remote_http",
+    "ramet.backends.remote_template",
+    "ramet.backends.runtime_process",
+)
 EVERYTHING = ("ramet",)
 
 ROOMS = (
     # ---- level 0: words and records -----------------------------------------------------------
     *(Room(name, LEVEL_0) for name in LEVEL_0),
     # ---- what a program is: knows backends only by protocol ------------------------------------
-    Room("ramet.lang", LEVEL_0, optional=("rich", "pydantic")),
+    Room("ramet.lang", LEVEL_0, optional=("rich", "pydantic", "PIL")),
     Room("ramet.compiler", (*LEVEL_0, "ramet.lang")),
+    # ---- what a program did: knows the language's records, never what runs models ---------------
+    Room("ramet.observe", (*LEVEL_0, "ramet.lang"), optional=("opentelemetry",)),
     # ---- what the next token may be, and where keys and values lie -----------------------------
     Room("ramet.constraints", LEVEL_0, ("numpy", "llguidance"), ("jsonschema_rs",)),
     Room("ramet.cache", LEVEL_0, ("numpy",)),
@@ -109,6 +118,10 @@ ROOMS = (
     ),
     # ---- what runs models: never lang; the engine's own only by its torch-free modules ----------
     Room("ramet.backends", LEVEL_0, optional=("jsonschema_rs", "jsonschema", "referencing")),
+    *(  # the vendors' SDKs, each in the one file that is about it
+        Room(f"ramet.backends.{name}", (*LEVEL_0, "ramet.backends"), optional=(sdk,))
+        for name, sdk in (("openai", "openai"), ("anthropic", "anthropic"), ("gemini", "google"))
+    ),
     *(
         Room(
             name,
@@ -124,6 +137,25 @@ ROOMS = (
         )
         for name in LOCAL
     ),
+    # ---- servers elsewhere: HTTP in one file, the engine's template reader in one ---------------
+    Room("ramet.backends.remote_http", (*LEVEL_0, "ramet.backends"), ("httpx",)),
+    Room("ramet.backends.remote_template", (*LEVEL_0, "ramet.engine")),
+    Room("ramet.backends.remote", (*LEVEL_0, *REMOTE)),
+    Room(
+        "ramet.backends.runtime_process",
+        (*LEVEL_0, *REMOTE, "ramet.engine", "ramet.pocket"),
+    ),
+    Room(  # old paths of backends
+        "ramet.lang.backend",
+        (
+            *LEVEL_0,
+            *REMOTE,
+            "ramet.backends.openai",
+            "ramet.backends.anthropic",
+            "ramet.backends.gemini",
+            "ramet.lang",
+        ),
+    ),
     # ---- the embedded model: its data generator and its training -------------------------------
     Room("ramet.pocket.skills", ()),
     Room(
@@ -134,6 +166,7 @@ ROOMS = (
     ),
     # ---- the faces -----------------------------------------------------------------------------
     Room("ramet", EVERYTHING),
+    Room("ramet.api", EVERYTHING),  # the old path of the public names
     Room("ramet.global_config", LEVEL_0),  # this and the next two: old paths that programs import
     Room("ramet.utils", (*LEVEL_0, "ramet.lang")),
     Room("ramet.test", (*LEVEL_0, "ramet.lang", "ramet.utils")),

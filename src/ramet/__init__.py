@@ -7,7 +7,6 @@ Importing this costs no model and no tensor library: what needs one is loaded wh
 from __future__ import annotations
 
 import importlib
-import threading
 from typing import TYPE_CHECKING, Any
 
 from ramet import errors
@@ -27,6 +26,7 @@ from ramet.lang.api import (
     system,
     system_begin,
     system_end,
+    use_tools,
     user,
     user_begin,
     user_end,
@@ -41,6 +41,7 @@ from ramet.lang.defaults import register_default_backend, set_default_backend
 from ramet.lang.program import SglFunction, function
 from ramet.lang.record import CallRecord, Event, listening
 from ramet.lang.state import ProgramState
+from ramet.lang.tools import Tool, ToolCall, ToolError, ToolTurn, describe_tools, tool
 
 __version__ = "0.1.0"
 
@@ -65,9 +66,14 @@ __all__ = [
     "Event",
     "ProgramState",
     "SglFunction",
+    "Tool",
+    "ToolCall",
+    "ToolError",
+    "ToolTurn",
     "assistant",
     "assistant_begin",
     "assistant_end",
+    "describe_tools",
     "errors",
     "flush_cache",
     "function",
@@ -86,7 +92,9 @@ __all__ = [
     "system_begin",
     "system_end",
     "token_length_normalized",
+    "tool",
     "unconditional_likelihood_normalized",
+    "use_tools",
     "user",
     "user_begin",
     "user_end",
@@ -112,17 +120,9 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"ramet.{name} is not part of this version of Ramet") from None
 
 
-_default_lock = threading.Lock()
-_default_engine: Any = None
-
-
 def _default_backend() -> Any:
     """One embedded model per process, loaded when the first program needs it."""
-    global _default_engine
-    with _default_lock:
-        if _default_engine is None:
-            _default_engine = importlib.import_module("ramet.backends.local").Engine("pocket")
-        return _default_engine
+    return importlib.import_module("ramet.backends.local").default_engine()
 
 
 register_default_backend(_default_backend)

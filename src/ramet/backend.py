@@ -58,7 +58,7 @@ class RoleTemplate(Protocol):
 class Capabilities:
     """What a backend can do. What it cannot is lowered by the language or refused by name."""
 
-    score: bool = True  # log-probabilities of given continuations (select)
+    score: bool = True  # `score` answers (select); `select` says by which means
     logprobs: bool = True
     seed: bool = True
     regex: bool = False
@@ -68,6 +68,14 @@ class Capabilities:
     images: bool = False
     chat_only: bool = False  # sees messages, never raw text
     max_n: int = 4096
+    streaming: bool = True
+    prefill: bool = True  # goes on from a text that an assistant's block holds already
+    max_stops: int | None = None  # stop strings that it looks for itself; None: any number
+    refused: tuple[str, ...] = ()  # names of SamplingParams that must have their defaults
+    emulated: tuple[str, ...] = ()  # constraints kept by checking an answer and asking again
+    select: Literal["logprobs", "enum", "logit_bias", "ask_again"] = "logprobs"
+    tools: bool = False  # forced calls of tools with schemas
+    prompt_cache: Literal["own", "marked", "automatic", "none"] = "own"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ __all__ = [
     "NoBackend",
     "ProgramError",
     "RametError",
+    "ResultError",
     "Unsupported",
 ]
 
@@ -57,6 +58,18 @@ class EngineClosed(BackendError):
 
 class Aborted(BackendError):
     """A call was aborted on purpose."""
+
+
+class ResultError(BackendError):
+    """No answer of the model was a value of the type that the program asked for.
+
+    `text` is the last answer, `problem` what is wrong with it, `path` the place in it (such as
+    `Order.items[0].price`; "" for the whole), `attempts` how many answers there were.
+    """
+
+    def __init__(self, message: str, *, text: str, problem: str, path: str, attempts: int) -> None:
+        self.text, self.problem, self.path, self.attempts = text, problem, path, attempts
+        super().__init__(message)
 
 
 class NoBackend(RametError, RuntimeError):

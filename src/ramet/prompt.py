@@ -9,7 +9,7 @@ never tokenized again.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = ["EMPTY", "Media", "Prompt", "Span", "Text", "Tokens"]
@@ -33,15 +33,19 @@ class Tokens:
 @dataclass(frozen=True, slots=True)
 class Media:
     """An image or another non-text part: `digest` (of its content) is its identity in every cache,
-    `length` the number of positions it takes."""
+    `length` the number of positions it takes (0: only who runs the model knows). `token` stands for it in
+    the text. `data` is the content as `media_type` says, for who has to send it."""
 
     kind: str
     digest: bytes
     length: int
+    token: str = ""
+    data: bytes = field(default=b"", repr=False, compare=False)
+    media_type: str = ""
 
     @property
     def text(self) -> str:
-        return ""
+        return self.token
 
 
 Span = Text | Tokens | Media

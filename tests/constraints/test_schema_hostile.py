@@ -1,5 +1,5 @@
 """Sources that cost others' engines minutes, gigabytes or the process: in a process of its own, with its
-memory bounded, each ends in a constraint or in a refusal within two seconds."""
+memory bounded, each ends in a constraint or in a refusal."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ for kind, source in json.load(sys.stdin):
     except InvalidRequest as error:
         assert error.field == kind
         last = error.problem
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    # of this program: ru_maxrss would begin with what its parent had
+    status = open("/proc/self/status").read().split()
+    peak = int(status[status.index("VmHWM:") + 1]) >> 10
     print(json.dumps([time.process_time() - start, peak, last]), flush=True)
 """
 
@@ -121,6 +123,7 @@ SOURCES: dict[str, tuple[str, str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
 @pytest.mark.timeout(100)
 def test_hostile_sources_end_in_time_and_leave_the_process_alive() -> None:
     root = Path(__file__).parents[2]

@@ -94,6 +94,7 @@ class ToyMatcher:
         return pack(short or edges)
 
     def prepare(self, budget: int | None = None) -> None:
+        del budget
         self.found.add(self.state)
 
     def accept(self, token_id: int) -> bool:

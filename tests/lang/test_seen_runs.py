@@ -106,7 +106,7 @@ def test_a_terminal_shows_colours_and_a_table(capsys) -> None:
     assert plain.startswith(state.text())
     table = plain[len(state.text()) :].split("\n")
     assert table[2].split() == ["variable", "branch", "prompt", "cached", "generated", "time"]
-    assert len([line for line in table if line]) == 5
+    assert len([line for line in table if line]) == 6
 
 
 def test_rich_shows_the_same() -> None:
@@ -123,7 +123,10 @@ def test_a_notebook_shows_escaped_html() -> None:
     state = run()
     page = state._repr_html_()
     assert "<b>" not in page
-    assert '<span style="color:#067d17;background:#eefbee" title="x">g &lt;b&gt;</span>' in page
+    assert (
+        '<span style="color:#1f8a37;background:rgba(47,158,68,.13)" title="x">g &lt;b&gt;</span>'
+        in page
+    )
     assert html.escape("Q <1>") in page
     assert page.count("<tr>") == 5
 

@@ -21,8 +21,11 @@ from ramet.cli.load import call_arguments, load_module, parse_arguments, pick_pr
 from ramet.cli.picture import Picture
 from ramet.cli.report import Totals, call_as_json, totals, totals_as_json
 from ramet.config import global_config
+from ramet.errors import InvalidRequest
 from ramet.lang.program import SglFunction
 from ramet.lang.record import listening
+from ramet.observe.spans import SpanListener, is_instrumented
+from ramet.observe.trace import Collector, check_trace_path
 
 __all__ = ["RunOptions", "run_command"]
 
@@ -43,6 +46,8 @@ class RunOptions:
     as_json: bool = False
     plain: bool = False
     traceback: bool = False
+    traces: tuple[str, ...] = ()
+    texts: bool = False
 
     @property
     def run_defaults(self) -> dict[str, Any]:
@@ -60,6 +65,7 @@ class Outcome:
     """What is known when the command ends, however it ends."""
 
     picture: Picture
+    collector: Collector
     seconds: float = 0.0
     computed_tokens: int | None = None
     state: Any = None
@@ -79,9 +85,10 @@ class Outcome:
 def run_command(options: RunOptions) -> int:
     """Do it all and return the exit code. Raises `UsageError` for what the command line got wrong."""
     file, name = split_target(options.target)
+    traces = _trace_files(options)
     # With --json standard output is for the record alone; what the program prints goes to stderr.
     quiet = contextlib.redirect_stdout(sys.stderr) if options.as_json else contextlib.nullcontext()
-    outcome = Outcome(Picture())
+    outcome = Outcome(Picture(), Collector(texts=options.texts))
     with quiet:
         try:
             module = load_module(file)
@@ -95,7 +102,20 @@ def run_command(options: RunOptions) -> int:
             with _backend(options) as backend:
                 _run(program, arguments, backend, options, outcome)
     _report(file.resolve(), outcome, options)
+    for path in traces:
+        outcome.collector.write(path)
+        print(f"trace: {path}", file=sys.stderr)
     return outcome.exit_code
+
+
+def _trace_files(options: RunOptions) -> list[Path]:
+    """Wrong names are found before anything runs."""
+    if options.texts and not options.traces:
+        raise UsageError("--texts says what goes into a trace: give --trace FILE, too")
+    try:
+        return [check_trace_path(path) for path in options.traces]
+    except InvalidRequest as error:
+        raise UsageError(str(error)) from None
 
 
 def _backend(options: RunOptions) -> AbstractContextManager[Any]:
@@ -122,7 +142,7 @@ def _run(
 ) -> None:
     before, started = _computed_tokens(backend), time.perf_counter()
     try:
-        with listening(outcome.picture.see), _view(outcome.picture, options):
+        with _watching(outcome, options), _view(outcome.picture, options):
             args, kwargs = call_arguments(program, arguments)
             outcome.state = program.run(*args, **kwargs, **options.run_defaults, backend=backend)
             outcome.error = outcome.state.error()
@@ -134,6 +154,19 @@ def _run(
     outcome.seconds = time.perf_counter() - started
     if before is not None:
         outcome.computed_tokens = (_computed_tokens(backend) or 0) - before
+
+
+@contextlib.contextmanager
+def _watching(outcome: Outcome, options: RunOptions) -> Iterator[None]:
+    """Whoever listens besides the view: spans are made where somebody has set up OpenTelemetry
+    (`opentelemetry-instrument ramet run ...`, say) and the program does not make them itself."""
+    with contextlib.ExitStack() as watching:
+        watching.enter_context(listening(outcome.picture.see))
+        if options.traces:
+            watching.enter_context(listening(outcome.collector))
+        if "opentelemetry.sdk.trace" in sys.modules and not is_instrumented():
+            watching.enter_context(listening(SpanListener()))
+        yield
 
 
 def _computed_tokens(backend: Any) -> int | None:

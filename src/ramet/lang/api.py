@@ -25,6 +25,7 @@ from ramet.lang.ir import (
     SglSeparateReasoning,
     SglVideo,
 )
+from ramet.lang.tools import SglTools, Tool, toolset
 
 __all__ = [
     "assistant",
@@ -41,6 +42,7 @@ __all__ = [
     "system",
     "system_begin",
     "system_end",
+    "use_tools",
     "user",
     "user_begin",
     "user_end",
@@ -77,6 +79,8 @@ def gen(
     structural_tag: str | Mapping[str, Any] | None = None,
     repetition_penalty: float | None = None,
     sampling_seed: int | None = None,
+    type: object = None,
+    retries: int | None = None,
 ) -> SglGen | SglSelect:
     """A generation by the model, stored under `name` and appended to the text. None means the run's
     default. With `n` > 1 the variable is a list of n texts and the first one is appended.
@@ -88,6 +92,11 @@ def gen(
     `dtype` (int, float, str, bool or their names) makes the text one of that type; it takes the place of
     `regex`. A text cut at `max_tokens` may be a beginning only: the `finish_reason` in its meta information
     then has `"incomplete": True`, and with a `dtype` reading the variable is an error.
+
+    With `type` (int, float, bool, str, Literal, Enum, and whatever `json_schema` takes as a type) the
+    variable is a value of that type; its text is `s.text(name)`. The backend keeps the model to the form if
+    it can. An answer that is no such value is asked for again up to `retries` times (2), with what was
+    wrong with it; a text that was cut at `max_tokens` is never a value.
     """
     _check_name("gen", name)
     if choices is not None:
@@ -103,6 +112,14 @@ def gen(
         constraint_options({"regex": regex})  # a wrong one is wrong nevertheless
         warnings.warn("gen: dtype takes the place of regex", stacklevel=2)
         forms["regex"] = None
+    if type is not None:
+        constraint_options({"type": type, "dtype": dtype, **forms})  # one form, not two
+    if retries is not None:
+        _check_count("retries", retries, 0)
+        if type is None:
+            raise InvalidRequest(
+                "retries", retries, "comes without type=", "nothing is judged then"
+            )
     options = {
         "max_new_tokens": max_tokens,
         "min_new_tokens": min_tokens,
@@ -125,6 +142,8 @@ def gen(
         "dtype": dtype,
         **constraint_options({"dtype": dtype, **forms}),
         "sampling_seed": sampling_seed,
+        "type": type,
+        "retries": retries,
     }
     return SglGen(name, {key: value for key, value in options.items() if value is not None})
 
@@ -199,6 +218,68 @@ def select(
     return SglSelect(name, tuple(choices), float(temperature), choices_method)
 
 
+def use_tools(
+    name: str | None,
+    tools: Sequence[Any],
+    *,
+    tool_choice: object = "auto",
+    max_calls: int = 8,
+    max_rounds: int = 1,
+    parallel: bool = True,
+    timeout: float = 30.0,
+    retries: int = 2,
+    **options: Any,
+) -> SglTools:
+    """A turn of the model in which it may call `tools` (functions, or what `@tool` made of them). The
+    variable is a `ToolTurn`: the calls with their values or errors, and the text beside them.
+
+    `tool_choice`: "auto" (text, calls, or both), "none" (text only), "required" (at least one call), or a
+    tool or its name (one call of it). At most `max_calls` are made, `parallel` ones of an answer at the same
+    time, each within `timeout` seconds. With `max_rounds` > 1 the model answers again after the results until
+    it calls nothing. An answer that is no call as it should be is asked for again up to `retries` times;
+    what is wrong after that, and what a function raises, are values: `call.error`.
+
+    Between role blocks the turn is an assistant block, and the results are blocks of their own; inside a role
+    and in a program without roles all is text. The model is told of the tools by the program:
+    `describe_tools(tools)`. `options` are those of `gen` (`max_tokens`, `temperature`, `stop`, ...).
+    """
+    _check_name("use_tools", name)
+    found = toolset(tools)
+    names = {one.name for one in found}
+    choice = tool_choice
+    if isinstance(choice, Tool) or callable(choice):
+        choice = getattr(choice, "name", None) or getattr(choice, "__name__", None)
+    if not isinstance(choice, str) or choice not in {"auto", "none", "required", *names}:
+        known = ", ".join(["auto", "none", "required", *sorted(names)])
+        raise InvalidRequest("tool_choice", tool_choice, "is not a choice", f"use {known}")
+    for what, count in (("max_calls", max_calls), ("max_rounds", max_rounds)):
+        _check_count(what, count, 1)
+    _check_count("retries", retries, 0)
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
+        raise InvalidRequest("timeout", timeout, "is not a number of seconds above 0")
+    for forbidden in (
+        "n",
+        "choices",
+        "regex",
+        "json_schema",
+        "ebnf",
+        "structural_tag",
+        "dtype",
+        "type",
+    ):
+        if options.get(forbidden) is not None:
+            raise InvalidRequest(forbidden, options[forbidden], "does not go with tools")
+    given = gen(name, **options)
+    assert isinstance(given, SglGen)
+    sampling = {**given.options, "retries": retries}
+    return SglTools(name, found, choice, max_calls, max_rounds, parallel, timeout, sampling)
+
+
+def _check_count(what: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InvalidRequest(what, value, f"is not a whole number of at least {least}")
+
+
 def _check_name(what: str, name: object) -> None:
     if name is not None and not isinstance(name, str):
         raise InvalidRequest(f"{what} name", name, "is not a string")
@@ -219,14 +300,21 @@ def video(path: str, num_frames: int) -> SglVideo:
 
 
 def separate_reasoning(expr: SglExpr, model_type: str) -> SglExprList:
-    """`expr`, whose generations' reasoning goes to variables of their own."""
+    """`expr`, of whose generations only the answers are appended and stored: the reasoning of `v` goes to
+    the variable `v_reasoning_content`. `model_type` says how the model marks it: deepseek-r1, qwen3, ..."""
     parts = expr.expr_list if isinstance(expr, SglExprList) else (expr,)
     generations = [part for part in parts if isinstance(part, (SglGen, SglSelect))]
     for part in generations:
         if part.name is None:
             raise InvalidRequest("separate_reasoning", part, "has no name", "name the generation")
     names = tuple(part.name for part in generations if part.name is not None)
-    return SglExprList([expr, SglSeparateReasoning(model_type, names)])
+    marked = [
+        SglGen(part.name, {**part.options, "reasoning": model_type})
+        if isinstance(part, SglGen)
+        else part
+        for part in parts
+    ]
+    return SglExprList([*marked, SglSeparateReasoning(model_type, names)])
 
 
 # Roles

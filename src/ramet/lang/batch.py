@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from ramet.lang.program import Prepared, SglFunction
     from ramet.lang.state import ProgramState
 
-__all__ = ["arun_batch", "run_batch"]
+__all__ = ["arun_batch", "most_at_a_time", "run_batch"]
 
 
 def run_batch(
     program: SglFunction, batch: Sequence[Prepared], num_threads: int | str, progress_bar: bool
 ) -> Iterator[ProgramState]:
     """States in the order of `batch`. Everything that can be wrong is found before this returns."""
-    most = _limit("num_threads", num_threads)
+    most = most_at_a_time("num_threads", num_threads)
     if not batch:
         return iter(())
     backend = resolve_backend(batch[0].options.backend)
@@ -42,7 +42,7 @@ def run_batch(
     return _in_threads(program, batch, backend, min(most, len(batch)), runs, progress_bar)
 
 
-def _limit(field: str, value: int | str) -> int:
+def most_at_a_time(field: str, value: int | str) -> int:
     if value == "auto":
         return auto_threads()
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -146,7 +146,7 @@ async def arun_batch(
     program: SglFunction, batch: Sequence[Prepared], max_concurrency: int | str, progress_bar: bool
 ) -> AsyncIterator[ProgramState]:
     """States in the order of `batch`, on the caller's loop."""
-    most = _limit("max_concurrency", max_concurrency)
+    most = most_at_a_time("max_concurrency", max_concurrency)
     if not batch:
         return
     backend = await program._abackend(batch[0].options)

@@ -13,9 +13,13 @@ import threading
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from ramet.errors import Aborted, ProgramError
 from ramet.lang import interpreter
+from ramet.lang.ahead import Ahead
+from ramet.lang.blocks import HeldBack
+from ramet.lang.calls import Values
 from ramet.lang.ir import SglExpr, SglFork
 from ramet.lang.location import Where, program_error
 from ramet.lang.position import Position
@@ -35,7 +39,7 @@ class Step:
 
     `variable` gets the operation's value. `reached` is set to the position after the operation.
     `branches` are those of a fork or a join; `gathered` says for a join which new variables of the
-    parent are made of which variables of which branches.
+    parent are made of which variables of which branches. `parts` are the steps that this one consists of.
     """
 
     op: SglExpr
@@ -44,6 +48,7 @@ class Step:
     reached: Promise[Position] | None = None
     branches: tuple[Chain, ...] = ()
     gathered: tuple[tuple[Variable, list[Variable]], ...] = ()
+    parts: tuple[Step, ...] = ()
 
     def announce(self, outcome: interpreter.Outcome) -> None:
         """The operation is done: whoever waits for it gets what it gave."""
@@ -58,6 +63,8 @@ class Step:
             self.variable.fail(error)
         for variable, _ in self.gathered:
             variable.fail(error)
+        for part in self.parts:
+            part.refuse(error)
         if self.reached is not None:
             self.reached.fail(error)
         if isinstance(self.op, SglFork):
@@ -77,6 +84,11 @@ class Chain:
         self.scopes: dict[str, Prompt] = {}
         self.calls: list[CallRecord] = []
         self.num_calls = 0
+        self.ahead: Ahead | None = None  # what the model said beyond the last field
+        self.bill: list[dict[str, Any]] = []  # the calls for that, until a field has paid
+        self.in_block = False
+        speaks = run.num_api_spec_tokens is not None and run.capabilities.chat_only
+        self.held_back = HeldBack() if speaks and not run.eager else None
         self.log: Log | None = None
         self.base: Promise[Prompt] = Promise()  # what the log's first piece follows
         if run.stream:
@@ -88,11 +100,21 @@ class Chain:
         self._pending: deque[Step] = deque()
         self._task: asyncio.Task[None] | None = None
         self._busy = held
+        run.record.add_chain(self)
 
     # Order
 
     def submit(self, step: Step) -> None:
         """Execute now if that needs no waiting, or as soon as all that was submitted before is done."""
+        for ready in (step,) if self.held_back is None else self.held_back.offer(step):
+            self._submit(ready)
+
+    def release(self) -> None:
+        """Somebody waits, or nothing more will come: nothing is held back any longer."""
+        for ready in () if self.held_back is None else self.held_back.release():
+            self._submit(ready)
+
+    def _submit(self, step: Step) -> None:
         inline = start = False
         with self._lock:
             failed = self.error
@@ -167,6 +189,15 @@ class Chain:
         self.run.tasks.discard(task)
         self.run.leave()
 
+    async def perform(self, part: Step) -> Values:
+        """Carry out a part of an operation. A failure names the part's own line."""
+        try:
+            return (await interpreter.execute(self, part)).values
+        except ProgramError:
+            raise
+        except Exception as error:
+            raise program_error(part.where, interpreter.describe(part.op), error) from error
+
     def _next(self) -> Step | None:
         with self._lock:
             if self._pending:
@@ -197,14 +228,18 @@ class Chain:
     # What operations do to the position
 
     def write(
-        self, spans: Iterable[Span | str], style: Style = "text", name: str | None = None
+        self,
+        spans: Iterable[Span | str],
+        style: Style = "text",
+        name: str | None = None,
+        call: int | None = None,
     ) -> str:
         """Append to the prompt; returns the text."""
         p = self.position
         prompt = p.prompt.extend(spans)
         if prompt is p.prompt:
             return ""
-        ink = p.ink if style == "text" else stroke(p.ink, p.prompt, prompt, style, name)
+        ink = p.ink if style == "text" else stroke(p.ink, p.prompt, prompt, style, name, call)
         self.position = Position(prompt, ink, p.messages, p.role)
         return prompt.text(since=p.prompt)
 

@@ -97,7 +97,10 @@ def get_chat_template(name: str) -> ChatTemplate:
 
 
 def get_chat_template_by_model_path(model_path: str) -> ChatTemplate:
-    """The first rule that fits the path, whatever its case; `default` if none does."""
+    """The first rule that fits the path, whatever its case; `default` if none does. The name of a
+    template stands for that template."""
+    if model_path in _templates:
+        return get_chat_template(model_path)
     for matcher in _own_matchers:
         name = matcher(model_path)
         if name is not None:

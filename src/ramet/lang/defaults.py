@@ -13,6 +13,7 @@ from ramet.backend import Backend
 from ramet.config import global_config
 from ramet.errors import InvalidRequest, NoBackend
 from ramet.lang.run import current_run
+from ramet.lang.third_party import adapted
 
 __all__ = ["find_backend", "register_default_backend", "resolve_backend", "set_default_backend"]
 
@@ -39,8 +40,8 @@ def find_backend(backend: Any = None) -> Any:
 
 
 def _endpoint(backend: Any) -> Any:
-    """An engine is a backend through its endpoint."""
-    return getattr(backend, "endpoint", backend)
+    """An engine is a backend through its endpoint, a foreign object through its adapter."""
+    return adapted(getattr(backend, "endpoint", backend))
 
 
 def resolve_backend(backend: Any = None) -> Backend:

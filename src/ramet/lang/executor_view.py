@@ -9,12 +9,32 @@ from typing import TYPE_CHECKING, Any
 
 from ramet.lang import ir
 from ramet.lang.location import caller
+from ramet.lang.media import media_of
+from ramet.lang.promise import Promise
 
 if TYPE_CHECKING:
     from ramet.lang.group import ProgramStateGroup
     from ramet.lang.state import ProgramState
 
 __all__ = ["StreamExecutor"]
+
+
+class VariableEvent:
+    """Has the variable its value, or the error in its place?"""
+
+    def __init__(self, promise: Promise[Any]) -> None:
+        self._promise = promise
+
+    def is_set(self) -> bool:
+        return self._promise.done
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """False if `timeout` seconds passed first."""
+        try:
+            self._promise.wait("variable_event", "write `await s.value(...)`", timeout)
+        except TimeoutError:
+            return False
+        return True
 
 
 class StreamExecutor:
@@ -53,6 +73,26 @@ class StreamExecutor:
         }
 
     @property
+    def variable_event(self) -> dict[str, VariableEvent]:
+        return {
+            name: VariableEvent(variable.promise)
+            for name, variable in self._state._script.variables.items()
+        }
+
+    @property
+    def images_(self) -> list[tuple[str, str]]:
+        """(kind, content in base64) of each image and video in the prompt."""
+        return media_of(self._state._script.chain.position.prompt)
+
+    @property
+    def cur_images(self) -> list[tuple[str, str]]:
+        """Those of the open role block."""
+        position = self._state._script.chain.position
+        if position.role is None:
+            return []
+        return media_of(position.prompt, since=position.role.start)
+
+    @property
     def cur_role(self) -> str | None:
         role = self._state._script.role
         return role[0] if role is not None else None
@@ -71,17 +111,11 @@ class StreamExecutor:
 
     @property
     def default_sampling_para(self) -> ir.SglSamplingParams:
-        return ir.SglSamplingParams.from_dict(
-            {
-                name: value
-                for name, value in self._state._script.run.defaults.items()
-                if name in ir.SglSamplingParams.__dataclass_fields__
-            }
-        )
+        return ir.SglSamplingParams.from_dict(dict(self._state._script.run.defaults))
 
     @property
-    def num_api_spec_tokens(self) -> None:
-        return None
+    def num_api_spec_tokens(self) -> int | None:
+        return self._state._script.run.num_api_spec_tokens
 
     @property
     def stream(self) -> bool:

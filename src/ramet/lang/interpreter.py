@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ramet.backend import Hint
-from ramet.errors import InvalidRequest, ProgramError, Unsupported
-from ramet.lang import calls, ir
+from ramet.errors import InvalidRequest, ProgramError
+from ramet.lang import blocks, calls, ir, results, speculation, tool_calls
 from ramet.lang.calls import Values
 from ramet.lang.lower import GenerateOp
+from ramet.lang.media import content_of, read_image, read_video
 from ramet.lang.position import OpenRole, Position
-from ramet.lang.record import Event, Ink
+from ramet.lang.reasoning import reasoning_of
+from ramet.lang.record import Branching, Event, Ink
 from ramet.lang.runtime import post
 from ramet.lang.streaming import Piece
 
@@ -78,6 +80,8 @@ def describe(op: ir.SglExpr) -> str:
             return "appending text"
         case ir.SglFork(number=number):
             return f"fork({number})"
+        case blocks.Block():
+            return "an assistant block"
         case ir.SglJoin(mode=mode):
             return f"join({mode!r})"
         case _:
@@ -90,6 +94,19 @@ def describe(op: ir.SglExpr) -> str:
 def _text(chain: Chain, step: Step) -> None:
     assert isinstance(step.op, ir.SglConstantText)
     chain.put(step.op.value)
+
+
+def _media(chain: Chain, step: Step) -> None:
+    """The file is read when the program gets there, in the thread that comes first."""
+    token = getattr(chain.run.template, "image_token", "<image>")
+    if isinstance(step.op, ir.SglVideo):
+        media = read_video(step.op.path, step.op.num_frames, token)
+    else:
+        assert isinstance(step.op, ir.SglImage)
+        media = read_image(step.op.path, token)
+    chain.write((media,))
+    if chain.run.has_stream:
+        chain.say(Piece(token))
 
 
 def _role_begin(chain: Chain, step: Step) -> None:
@@ -117,7 +134,7 @@ def _close_role(chain: Chain) -> None:
     p = chain.position
     if p.role is None:
         raise InvalidRequest("role", None, "ends but none is open")
-    message = {"role": p.role.role, "content": p.prompt.text(since=p.role.start).lstrip()}
+    message = {"role": p.role.role, "content": content_of(p.prompt, p.role.start)}
     chain.position = Position(p.prompt, p.ink, (*p.messages, message), None)
     chain.put(p.role.suffix, "role")
 
@@ -150,11 +167,26 @@ def _fork(chain: Chain, step: Step) -> None:
         _hint(
             chain, Hint(kind="will_fork", prompt=prompt, count=len(step.branches), rid=chain.run.id)
         )
-    if chain.run.listeners:
-        paths = tuple(branch.path for branch in step.branches)
-        chain.run.tell(Event(kind="fork", branches=paths, **chain.run.facts(chain.path)))
+    _note_branching(chain, step, "fork")
     for branch in step.branches:
         branch.open(chain.position)
+
+
+def _note_branching(chain: Chain, step: Step, kind: Literal["fork", "join"]) -> None:
+    run = chain.run
+    facts = run.facts(chain.path)
+    paths = tuple(branch.path for branch in step.branches)
+    now = facts["time"] - run.began
+    run.record.branchings.append(Branching(kind, now, chain.path, paths, str(step.where)))
+    if run.listeners:
+        run.tell(Event(kind=kind, branches=paths, **facts))
+
+
+def _separate(_chain: Chain, step: Step) -> Values:
+    """The generations before this have found their reasoning."""
+    return tuple(
+        (variable, reasoning_of(source.meta_info), None) for variable, (source,) in step.gathered
+    )
 
 
 def _commit(chain: Chain, _step: Step) -> None:
@@ -165,8 +197,13 @@ def _hint(chain: Chain, hint: Hint) -> None:
     post(chain.run.backend.hint, hint)  # on the chain loop, before any call that follows
 
 
-def _later(_chain: Chain, step: Step) -> None:
-    raise Unsupported(f"{describe(step.op)} is not supported by this version of Ramet")
+# Generating
+
+
+async def _generate(chain: Chain, step: Step) -> Values:
+    assert isinstance(step.op, GenerateOp)
+    how = results.generate if step.op.result is not None else calls.generate
+    return await speculation.generate(chain, step, how)
 
 
 # Joining
@@ -181,9 +218,7 @@ async def _join(chain: Chain, step: Step) -> Values:
             branch.log.close()
         if branch.ended.error is not None and not op.return_exceptions:
             raise _branch_failed(step, index, branch.ended.error)
-    if chain.run.listeners:
-        paths = tuple(branch.path for branch in step.branches)
-        chain.run.tell(Event(kind="join", branches=paths, **chain.run.facts(chain.path)))
+    _note_branching(chain, step, "join")
     if op.mode != "gather_variable":
         for branch in step.branches:
             if branch.ended.error is None:
@@ -219,7 +254,9 @@ def _take_text(chain: Chain, branch: Chain) -> None:
     ink = p.ink
     for old in Ink.strokes(theirs.ink):
         if old.start >= branch.start.num_chars:
-            ink = Ink(ink, old.start + shift, old.end + shift, old.style, old.name)
+            ink = Ink(
+                ink, old.start + shift, old.end + shift, old.style, old.name
+            )  # no call of ours
     chain.position = Position(prompt, ink, p.messages, p.role)
     if chain.run.has_stream:
         chain.say(Piece(prompt.text(since=p.prompt)))
@@ -233,15 +270,17 @@ IMMEDIATE: dict[type[ir.SglExpr], Callable[[Chain, Step], Values | None]] = {
     ir.SglVarScopeEnd: _scope_end,
     ir.SglFork: _fork,
     ir.SglCommitLazy: _commit,
-    ir.SglImage: _later,
-    ir.SglVideo: _later,
-    ir.SglSeparateReasoning: _later,
+    ir.SglImage: _media,
+    ir.SglVideo: _media,
+    ir.SglSeparateReasoning: _separate,
     Mark: _mark,
     Stop: _stop,
 }
 
 _WAITING: dict[type[ir.SglExpr], Callable[[Chain, Step], Awaitable[Values]]] = {
-    GenerateOp: calls.generate,
+    GenerateOp: _generate,
+    blocks.Block: blocks.execute,
+    tool_calls.ToolsOp: tool_calls.use,
     ir.SglSelect: calls.select,
     ir.SglJoin: _join,
 }

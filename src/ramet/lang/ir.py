@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ramet.errors import InvalidRequest
-from ramet.params import SamplingParams
+from ramet.lang.sampling_record import SglSamplingParams
 
 __all__ = [
     "REGEX_BOOL",
@@ -59,9 +59,6 @@ REGEX_JSON_STR = (
     r"|\\u(?:[0-9abcefABCEF][0-9a-fA-F]{3}|[dD][0-7][0-9a-fA-F]{2}"
     r'|[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}))*"'
 )
-
-SglSamplingParams = SamplingParams
-
 
 class SglExpr:
     """Something that can be appended to a state. `+` with another one or with text gives a list."""

@@ -17,7 +17,7 @@ from ramet.backend import Backend, RoleTemplate
 from ramet.lang.chain import Chain
 from ramet.lang.chat_template import get_chat_template, get_chat_template_by_model_path
 from ramet.lang.options import RunOptions
-from ramet.lang.record import current_listeners
+from ramet.lang.record import current_listeners, enclose, listeners_now
 from ramet.lang.run import Run, current_run
 from ramet.lang.runtime import async_body, body_loop, start_body
 from ramet.lang.state import ProgramState, Script
@@ -40,10 +40,11 @@ class Job:
         options: RunOptions,
         backend: Backend,
         template: str | RoleTemplate | None,
+        num_api_spec_tokens: int | None = None,
     ) -> None:
         self._body, self._args, self._kwargs = body, args, kwargs
         self.is_async = inspect.iscoroutinefunction(body)
-        listeners = current_listeners.get()
+        listeners = listeners_now()
         if options.listener is not None:
             listeners = (*listeners, options.listener)
         self.run = Run(
@@ -56,6 +57,7 @@ class Job:
             eager=not options.use_thread,
             listeners=listeners,
             parent=current_run.get(),
+            num_api_spec_tokens=num_api_spec_tokens,
         )
         self._script = Script(self.run, Chain(self.run), arguments=arguments)
         self.state = ProgramState(self._script)
@@ -64,6 +66,8 @@ class Job:
     # The body's end
 
     def done(self, value: Any) -> None:
+        for chain in list(self.run.record.chains.values()):
+            chain.release()
         self._script.body.set(value)
         self.run.leave()
 
@@ -97,7 +101,12 @@ class Job:
         run, kind = current_run.set(self.run), async_body.set(in_async)
         listeners = current_listeners.set(self.run.listeners)
         try:
-            yield
+            with contextlib.ExitStack() as around:
+                enclose(self.run.listeners, self.run.id, around.enter_context)
+                yield
+        except BaseException as error:
+            self.run.note_failure("0", error)
+            raise
         finally:
             current_run.reset(run)
             async_body.reset(kind)
@@ -163,11 +172,15 @@ class Job:
 
 
 def find_template(template: str | RoleTemplate | None, backend: Backend) -> RoleTemplate:
-    """The template asked for, the backend's own, or the one that its model's path suggests."""
+    """The template asked for (of the run, or of the backend), the backend's own, or the one that its
+    model's path suggests."""
     if isinstance(template, str):
         return get_chat_template(template)
     if template is not None:
         return template
+    named = getattr(backend, "chat_template_name", None)
+    if named is not None:
+        return get_chat_template(named)
     own = getattr(backend, "chat_template", None)
     if own is not None:
         found: RoleTemplate = own

@@ -7,16 +7,19 @@ backend cannot do is refused here, by name.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 from ramet.errors import InvalidRequest, Unsupported
-from ramet.lang.ir import SglExpr, SglGen, SglSelect
+from ramet.lang.ir import SglExpr, SglGen, SglImage, SglSelect, SglVideo
+from ramet.lang.reasoning import Reasoning, reasoning_rule
+from ramet.lang.result_types import ResultType, enforced, result_type
 from ramet.lang.run import Run
 from ramet.lang.typed import Typed, typed
 from ramet.params import SamplingParams
 
-__all__ = ["GenerateOp", "lower_gen", "lower_select"]
+__all__ = ["GenerateOp", "lower_gen", "lower_media", "lower_select"]
 
 _LOGPROB_FIELDS = (
     "return_logprob",
@@ -29,13 +32,16 @@ _LOGPROB_FIELDS = (
 @dataclass(frozen=True, slots=True)
 class GenerateOp(SglExpr):
     """A generation ready to be called. `fields` are the log-probability fields of `GenerateCall`.
-    `run_seed`: the seed came from the run, so each call derives its own from it."""
+    `run_seed`: the seed came from the run, so each call derives its own from it. `result` says how the
+    text becomes a value, `retries` how often the model may be asked again for a text that does not."""
 
     name: str | None
     params: SamplingParams
     fields: dict[str, Any]
-    typed: Typed | None = None
+    typed: Typed | Reasoning | None = None
     run_seed: bool = False
+    result: ResultType | None = None
+    retries: int = 0
 
     def __repr__(self) -> str:
         return f"Gen({self.name!r})"
@@ -51,7 +57,7 @@ def lower_gen(run: Run, op: SglGen) -> GenerateOp:
     if found is None:
         found = run.lowered[key] = _lower(run, op)
     if found.name != op.name:
-        found = GenerateOp(op.name, found.params, found.fields, found.typed, found.run_seed)
+        found = dataclasses.replace(found, name=op.name)
     return found
 
 
@@ -62,22 +68,44 @@ def _lower(run: Run, op: SglGen) -> GenerateOp:
         value = values.pop(name, None)
         if value is not None:
             fields[name] = value
+    result, retries, can = None, values.pop("retries", 2), run.capabilities
+    if "type" in values:
+        can = enforced(can)
+        result = result_type(values.pop("type"), can)
+        values |= result.constraint
+        if result.dtype is not None:
+            values["dtype"] = result.dtype
     dtype = values.pop("dtype", None)
-    kind = None
+    kind: Typed | Reasoning | None = _reasoning(values, dtype, result)
     stops = _stops(values.get("stop"))
     if dtype is not None:
-        kind = typed(dtype, run.capabilities.regex)
-        values["regex"] = kind.regex if run.capabilities.regex else None
-        if not kind.keep_stop:
-            stops = [*stops, *kind.stops]
+        kind = of_type = typed(dtype, can.regex)
+        values["regex"] = of_type.regex if can.regex else None
+        if not of_type.keep_stop:
+            stops = [*stops, *of_type.stops]
         elif not stops:  # the program's own stops are cut off, so the two do not go together
-            stops = list(kind.stops)
+            stops = list(of_type.stops)
             values["no_stop_trim"] = True
     values["stop"] = tuple(dict.fromkeys([*stops, *run.template.stop_str]))
     run_seed = run.seed is not None and values.get("sampling_seed") is None
-    lowered = GenerateOp(op.name, SamplingParams.from_dict(values, "gen"), fields, kind, run_seed)
+    params = SamplingParams.from_dict(values, "gen")
+    form = kind if result is None else None  # a result judges its text itself
+    lowered = GenerateOp(op.name, params, fields, form, run_seed, result, retries)
     _check_capabilities(run, lowered)
     return lowered
+
+
+def _reasoning(
+    values: dict[str, Any], dtype: object, result: ResultType | None
+) -> Reasoning | None:
+    model_type = values.pop("reasoning", None)
+    if model_type is None:
+        return None
+    if dtype is not None or result is not None:
+        raise InvalidRequest(
+            "separate_reasoning", dtype, "cannot be combined with a typed generation"
+        )
+    return reasoning_rule(model_type)
 
 
 def _stops(stop: object) -> list[Any]:
@@ -118,6 +146,13 @@ def _check_capabilities(run: Run, op: GenerateOp) -> None:
     for feature, asked, has, remedy in wanted:
         if asked and not has:
             _refuse(run, f"gen({op.name!r}, {feature}=...)", remedy)
+
+
+def lower_media(run: Run, op: SglImage | SglVideo) -> SglExpr:
+    if not run.capabilities.images:
+        what = "image" if isinstance(op, SglImage) else "video"
+        _refuse(run, f"{what}(...)", "describe it in words")
+    return op
 
 
 def lower_select(run: Run, op: SglSelect) -> SglSelect:

@@ -10,8 +10,8 @@ import asyncio
 import functools
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, NoReturn, overload
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 
 from ramet.backend import Backend, RoleTemplate
 from ramet.config import global_config
@@ -21,6 +21,9 @@ from ramet.lang.job import Job
 from ramet.lang.options import RunOptions, run_signature, split_options
 from ramet.lang.runtime import refuse_to_block
 from ramet.lang.state import ProgramState
+
+if TYPE_CHECKING:
+    from ramet.lang.batch_stream import StreamedBatch
 
 __all__ = ["Prepared", "SglFunction", "function"]
 
@@ -48,6 +51,14 @@ class SglFunction:
         *,
         owner: Any = None,
     ) -> None:
+        if num_api_spec_tokens is not None and (
+            isinstance(num_api_spec_tokens, bool)
+            or not isinstance(num_api_spec_tokens, int)
+            or num_api_spec_tokens < 1
+        ):
+            raise InvalidRequest(
+                "num_api_spec_tokens", num_api_spec_tokens, "is not a number of tokens"
+            )
         self.func = func
         self.num_api_spec_tokens = num_api_spec_tokens
         self.bind_arguments = dict(bind_arguments or {})
@@ -227,6 +238,22 @@ class SglFunction:
         prepared = self._prepare_batch(batch, options)
         return arun_batch(self, prepared, max_concurrency, progress_bar)
 
+    def stream_batch(
+        self, batch: Iterable[Any], *, num_threads: int | str = "auto", **options: Any
+    ) -> StreamedBatch:
+        """`run_batch` that returns at once: a sequence of states whose `text_iter` and `text_async_iter`
+        give the pieces of all programs as they come, each with its number in the batch."""
+        from ramet.lang.batch import most_at_a_time
+        from ramet.lang.batch_stream import stream_batch
+
+        most = most_at_a_time("num_threads", num_threads)
+        prepared = [
+            replace(item, options=replace(item.options, stream=True))
+            for item in self._prepare_batch(batch, options)
+        ]
+        asked = prepared[0].options.backend if prepared else options.get("backend")
+        return stream_batch(self, prepared, resolve_backend(asked), most)
+
     # Preparing
 
     @property
@@ -250,11 +277,6 @@ class SglFunction:
     ) -> Prepared:
         if self._is_method and self.owner is None:
             raise TypeError(f"{self._name}() is a method: run it on an instance")
-        if self.num_api_spec_tokens:
-            raise Unsupported(
-                f"{self._name}: num_api_spec_tokens is not supported by this version of Ramet; "
-                "leave it out"
-            )
         merged = {**kwargs, **self.bind_arguments}
         try:
             arguments = self._signature.bind(*args, **merged).arguments
@@ -273,7 +295,10 @@ class SglFunction:
             )
         if shared.stream:
             raise InvalidRequest(
-                "stream", True, "is not possible in a batch", "use generator_style"
+                "stream",
+                True,
+                "is not possible in run_batch",
+                "use stream_batch(), or generator_style=True",
             )
         return [self._prepare_item(index, item, shared) for index, item in enumerate(batch)]
 
@@ -301,6 +326,7 @@ class SglFunction:
             prepared.options,
             backend,
             self.chat_template,
+            self.num_api_spec_tokens,
         )
 
     async def _abackend(self, options: RunOptions) -> Backend:
@@ -369,7 +395,11 @@ def function(
     *,
     chat_template: str | RoleTemplate | None = None,
 ) -> SglFunction | Callable[[Callable[..., Any]], SglFunction]:
-    """Make a program of a function whose first parameter is named `s`."""
+    """Make a program of a function whose first parameter is named `s`.
+
+    With `num_api_spec_tokens` a call asks for that many tokens, so that one call may give several fields
+    (`ramet.lang.speculation`); `get_meta_info(name)["speculation"]` tells of every field.
+    """
 
     def decorate(body: Callable[..., Any]) -> SglFunction:
         return SglFunction(body, num_api_spec_tokens, None, chat_template)

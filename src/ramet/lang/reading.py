@@ -10,6 +10,7 @@ import warnings
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ramet.errors import InvalidRequest
 from ramet.lang.location import caller
 from ramet.lang.streaming import Log, Piece, afollow_all, follow_all
 
@@ -24,6 +25,7 @@ __all__ = [
     "group_iter",
     "text_async_iter",
     "text_iter",
+    "text_of",
     "wait_for_name",
     "warn_once",
 ]
@@ -123,7 +125,18 @@ def _whole(value: Any, meta_info: Any) -> Piece:
     """A finished value as one piece; of several samples the first, as in a stream."""
     if isinstance(value, list) and isinstance(meta_info, list) and value:
         value, meta_info = value[0], meta_info[0]
-    return Piece(value if isinstance(value, str) else str(value), dict(meta_info or {}))
+    meta_info = dict(meta_info or {})
+    return Piece(meta_info.get("text", value if isinstance(value, str) else str(value)), meta_info)
+
+
+def text_of(name: str, value: Any, meta_info: Any) -> Any:
+    """What the model wrote for a variable: the value itself, or of a typed one the text that it was."""
+    if isinstance(meta_info, list) and isinstance(value, list):
+        return [text_of(name, one, meta) for one, meta in zip(value, meta_info)]
+    found = (meta_info or {}).get("text", value)
+    if not isinstance(found, str):
+        raise InvalidRequest("text", name, "has no text: the program set it to another value")
+    return found
 
 
 def group_iter(states: Sequence[ProgramState], var_name: str | None) -> Iterator[tuple[int, str]]:

@@ -14,12 +14,12 @@ import threading
 import time
 import weakref
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from ramet.backend import Backend, Hint, RoleTemplate
 from ramet.errors import Aborted, ProgramError
 from ramet.lang.promise import Promise
-from ramet.lang.record import CallRecord, Event, Listener, tell
+from ramet.lang.record import Event, Listener, RunRecord, enclose, tell
 from ramet.lang.runtime import post
 from ramet.lang.streaming import Log
 
@@ -41,7 +41,8 @@ def _new_id() -> str:
 
 class Run:
     """`defaults` are the run's sampling values under the names of `SamplingParams`. `seed` makes every
-    call's seed a function of it and of the call's place in the program. `listeners`, see `Event`."""
+    call's seed a function of it and of the call's place in the program. `listeners`, see `Event`.
+    `num_api_spec_tokens`, see `speculation`."""
 
     def __init__(
         self,
@@ -55,13 +56,26 @@ class Run:
         eager: bool = False,
         listeners: tuple[Listener, ...] = (),
         parent: Run | None = None,
+        num_api_spec_tokens: int | None = None,
     ) -> None:
+        self.num_api_spec_tokens = num_api_spec_tokens
         self.id = _new_id()
         self.program, self.backend, self.template = program, backend, template
         self.capabilities = backend.capabilities
         self.defaults, self.seed = defaults, seed
         self.stream, self.eager, self.listeners = stream, eager, listeners
-        self.calls: list[CallRecord] = []
+        self.began = time.perf_counter()
+        self.record = RunRecord(
+            id=self.id,
+            program=program,
+            model=str(backend.model_path),
+            backend=type(backend).__name__,
+            parent=parent.id if parent is not None else "",
+            began=self.began,
+            wall=time.time(),
+            keeps_texts=any(getattr(one, "keeps_texts", False) for one in listeners),
+        )
+        self.calls = self.record.calls
         self.lowered: dict[Any, Any] = {}  # what `lower` made of equal options
         self.logs: list[Log] = []
         self.over: Promise[None] = Promise()
@@ -73,9 +87,13 @@ class Run:
         self._busy = 1  # the body
         if parent is not None:
             parent._children.add(self)
+            parent.record.add_nested(self.record)
+        # Does anyone want text before its generation has ended?
+        self.has_stream = stream or any(getattr(one, "wants_text", True) for one in listeners)
         if listeners:
-            above = parent.id if parent is not None else ""
-            self.tell(Event(kind="run_started", parent=above, **self.facts("0")))
+            self._announce("run_started")
+            # Chains run in copies of this context; it is entered for good.
+            enclose(listeners, self.id, lambda around: self.context.run(around.__enter__))
 
     # What is under way
 
@@ -92,14 +110,10 @@ class Run:
             log.close()
         if self.calls:
             post(self.backend.hint, Hint(kind="done", rid=self.id))
+        self.record.seconds = time.perf_counter() - self.began
         if self.listeners:
-            self.tell(Event(kind="run_finished", **self.facts("0")))
+            self._announce("run_finished")
         self.over.set(None)
-
-    @property
-    def has_stream(self) -> bool:
-        """Does anyone want text before its generation has ended?"""
-        return self.stream or bool(self.listeners)
 
     # Cancelling
 
@@ -133,6 +147,17 @@ class Run:
     def tell(self, event: Event) -> None:
         tell(self.listeners, event)
 
+    def _announce(self, kind: Literal["run_started", "run_finished"]) -> None:
+        record = self.record
+        self.tell(Event(kind=kind, parent=record.parent, run_record=record, **self.facts("0")))
+
     def announce_failure(self, branch: str, error: ProgramError) -> None:
+        self.note_failure(branch, error)
         if self.listeners:
             self.tell(Event(kind="failed", error=error, **self.facts(branch)))
+
+    def note_failure(self, branch: str, error: BaseException) -> None:
+        """The first failure of a branch is the one that is told, by its cause."""
+        cause = error.__cause__ if isinstance(error, ProgramError) and error.__cause__ else error
+        told = time.perf_counter() - self.began, f"{type(cause).__name__}: {cause}"
+        self.record.failures.setdefault(branch, told)

@@ -1,7 +1,9 @@
-"""How a state looks: its text in colours by who wrote it, and a table of its calls.
+"""How a state looks: its text in colours by who wrote it, a table of its calls, and what they add up to.
 
-Knows strokes of ink and call records. Plain text is the program's, dim are role markers, green is what
-the model generated, cyan what it chose.
+Knows parts of text and call records. Plain text is the program's, dim are role markers, green is what
+the model generated, cyan what it chose. In a notebook each of these is followed by what it took, the
+branches that were forked can be opened, and each call has a bar: what of its tokens came from the cache,
+what was computed, what was generated.
 """
 
 from __future__ import annotations
@@ -10,38 +12,37 @@ import html as markup
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ramet.lang.record import CallRecord, Ink, Style
+from ramet.lang.record import CallRecord, Style
+from ramet.lang.trace import BranchTrace, Part, Totals, Trace, parts, trace_of
 
 if TYPE_CHECKING:
     from ramet.lang.chain import Chain
 
-__all__ = ["ansi", "html", "rich_text", "segments", "table"]
+__all__ = ["ansi", "html", "rich_text", "segments", "summary", "table"]
 
 _ANSI: dict[Style, str] = {"role": "\x1b[2m", "generated": "\x1b[32m", "chosen": "\x1b[36m"}
 _RESET = "\x1b[0m"
 _RICH: dict[Style, str] = {"text": "", "role": "dim", "generated": "green", "chosen": "cyan"}
 _CSS: dict[Style, str] = {
     "role": "color:#888",
-    "generated": "color:#067d17;background:#eefbee",
-    "chosen": "color:#00708a;background:#e8f8fb",
+    "generated": "color:#1f8a37;background:rgba(47,158,68,.13)",
+    "chosen": "color:#0b7f9a;background:rgba(31,151,168,.15)",
 }
+# Of a call's bar, in the order of the tokens. They are legible on white and on black.
+_BAR = {
+    "cached": "#3b82c4",
+    "computed": "#c99a2e",
+    "prompt": "#8b95a3",  # where nobody told what of it was cached
+    "forced": "#8a63c9",
+    "generated": "#2f9e44",
+}
+_MOST_BRANCHES = 64  # a notebook's page is a glance; `ramet.observe` draws whole runs
 _COLUMNS = ("variable", "branch", "prompt", "cached", "generated", "time")
 
 
 def segments(chain: Chain) -> list[tuple[Style, str | None, str]]:
     """The text so far as (style, variable, text), in order and without gaps."""
-    position = chain.position
-    text = position.prompt.text()
-    found: list[tuple[Style, str | None, str]] = []
-    at = 0
-    for ink in Ink.strokes(position.ink):
-        if ink.start > at:
-            found.append(("text", None, text[at : ink.start]))
-        found.append((ink.style, ink.name, text[ink.start : ink.end]))
-        at = ink.end
-    if at < len(text):
-        found.append(("text", None, text[at:]))
-    return found
+    return [(part.style, part.name, part.text) for part in parts(chain)]
 
 
 def table(calls: Sequence[CallRecord]) -> list[tuple[str, ...]]:
@@ -69,6 +70,28 @@ def _generated(call: CallRecord) -> str:
     return f"{count} (incomplete)".lstrip() if call.incomplete else count
 
 
+def summary(calls: Sequence[CallRecord]) -> str:
+    """One line: calls, failures, tokens, cost."""
+    found = Totals.of(calls)
+    said = [f"{found.calls} call{'' if found.calls == 1 else 's'}"]
+    for count, word in (
+        (found.failed, "failed"),
+        (found.incomplete, "incomplete"),
+        (found.retries, "retried"),
+    ):
+        said += [f"{count} {word}"] if count else []
+    if found.prompt_tokens is not None:
+        share = found.cached_share
+        cached = "" if share is None else f" ({share:.0%} cached)"
+        said.append(f"{found.prompt_tokens:,} prompt tokens{cached}")
+    if found.completion_tokens is not None:
+        forced = f" ({found.forced_tokens:,} forced)" if found.forced_tokens else ""
+        said.append(f"{found.completion_tokens:,} generated{forced}")
+    if found.cost is not None:
+        said.append(f"cost {found.cost:.4g}")
+    return " · ".join(said)
+
+
 def _seconds(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
 
@@ -86,7 +109,8 @@ def ansi(chain: Chain, calls: Sequence[CallRecord]) -> str:
     rows = [_COLUMNS, *table(calls)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in rows]
-    return text + "\n\n" + "\n".join(line.rstrip() for line in lines)
+    table_text = "\n".join(line.rstrip() for line in lines)
+    return f"{text}\n\n{table_text}\n\x1b[2m{summary(calls)}{_RESET}"
 
 
 def rich_text(chain: Chain, calls: Sequence[CallRecord]) -> Any:
@@ -103,26 +127,110 @@ def rich_text(chain: Chain, calls: Sequence[CallRecord]) -> Any:
     grid = Table(*_COLUMNS, box=None)
     for row in table(calls):
         grid.add_row(*(Text(cell) for cell in row))
-    return Group(text, "", grid) if calls else text
+    return Group(text, "", grid, Text(summary(calls), "dim")) if calls else text
 
 
 def html(chain: Chain, calls: Sequence[CallRecord]) -> str:
     """For a notebook; everything that came from outside is escaped."""
-    parts = []
-    for style, name, part in segments(chain):
-        text = markup.escape(part)
-        title = f' title="{markup.escape(name)}"' if name else ""
-        parts.append(f'<span style="{_CSS[style]}"{title}>{text}</span>' if style in _CSS else text)
+    trace = trace_of(chain.run.record, chain.path, texts=True)
+    own = {call.number: call for call in trace.root.calls}
+    body = _html_text(parts(chain), own)
     if chain.error is not None:
-        parts.append(f'\n<span style="color:#b00">{markup.escape(str(chain.error))}</span>')
-    body = f'<pre style="white-space:pre-wrap">{"".join(parts)}</pre>'
-    return body + _html_table(calls) if calls else body
+        body += f'\n<span style="color:#d33">{markup.escape(str(chain.error))}</span>'
+    page = f'<pre style="white-space:pre-wrap">{body}</pre>{_html_branches(trace)}'
+    return page + _html_table(calls) if calls else page
+
+
+def _html_text(found: Sequence[Part], calls: dict[int, CallRecord]) -> str:
+    said = []
+    for part in found:
+        text = markup.escape(part.text)
+        if part.style in _CSS:
+            title = f' title="{markup.escape(part.name)}"' if part.name else ""
+            text = f'<span style="{_CSS[part.style]}"{title}>{text}</span>'
+        said.append(text)
+        if part.call is not None and part.call in calls:
+            said.append(_html_note(calls[part.call]))
+    return "".join(said)
+
+
+def _html_note(call: CallRecord) -> str:
+    """What a call took, small, behind what it gave."""
+    facts = [_seconds(call.seconds)]
+    if call.completion_tokens:
+        facts.insert(0, f"{call.completion_tokens} tok")
+    if call.cached_share:
+        facts.append(f"{call.cached_share:.0%} cached")
+    if call.incomplete:
+        facts.append("incomplete")
+    return f'<sub style="opacity:.6;user-select:none"> {" · ".join(facts)} </sub>'
+
+
+def _html_branches(trace: Trace) -> str:
+    """The branches, parents first, each with its own text folded away."""
+    shown = trace.branches[1 : 1 + _MOST_BRANCHES]
+    page = "".join(_html_branch(branch, trace.root.path) for branch in shown)
+    hidden = len(trace.branches) - 1 - len(shown)
+    return page + (f'<div style="opacity:.6">and {hidden} more branches</div>' if hidden else "")
+
+
+def _html_branch(branch: BranchTrace, root: str) -> str:
+    depth = branch.path.count(".") - root.count(".") - 1
+    head = f"branch {branch.path}"
+    if branch.calls:
+        head += f" · {summary(branch.calls)}"
+    mark = '<span style="color:#d33">failed</span> ' if branch.error else ""
+    if branch.text is None:
+        inside = '<i style="opacity:.6">the program has let go of this branch</i>'
+    else:
+        inside = _html_text(branch.text, {call.number: call for call in branch.calls})
+    if branch.error is not None:
+        inside += f'\n<span style="color:#d33">{markup.escape(branch.error)}</span>'
+    return (
+        f'<details style="margin-left:{depth + 0.5:g}em"><summary>{mark}{markup.escape(head)}</summary>'
+        f'<pre style="white-space:pre-wrap">{inside}</pre></details>'
+    )
 
 
 def _html_table(calls: Sequence[CallRecord]) -> str:
-    head = "".join(f"<th>{name}</th>" for name in _COLUMNS)
+    head = "".join(f"<th>{name}</th>" for name in (*_COLUMNS, ""))
+    most = max((sum(size for _, size in _bar(call)) for call in calls), default=0)
     rows = "".join(
-        "<tr>" + "".join(f"<td>{markup.escape(cell)}</td>" for cell in row) + "</tr>"
-        for row in table(calls)
+        "<tr>"
+        + "".join(f"<td>{markup.escape(cell)}</td>" for cell in row)
+        + f"<td>{_html_bar(call, most)}</td></tr>"
+        for call, row in zip(calls, table(calls))
     )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    used = {name for call in calls for name, size in _bar(call) if size}
+    legend = " ".join(
+        f'<span style="color:{colour}">■</span> {name}'
+        for name, colour in _BAR.items()
+        if name in used
+    )
+    return (
+        f'<table style="color:inherit"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+        f'<div style="opacity:.8">{summary(calls)}<br>{legend}</div>'
+    )
+
+
+def _bar(call: CallRecord) -> list[tuple[str, int]]:
+    """The call's tokens by what became of them."""
+    cached, forced = call.cached_tokens or 0, call.forced_tokens or 0
+    rest = "prompt" if call.cached_tokens is None else "computed"
+    sizes = {
+        "cached": cached,
+        rest: max((call.prompt_tokens or 0) - cached, 0),
+        "forced": forced,
+        "generated": max((call.completion_tokens or 0) - forced, 0),
+    }
+    return list(sizes.items())
+
+
+def _html_bar(call: CallRecord, most: int) -> str:
+    cells = "".join(
+        f'<i title="{size} {name}" style="display:block;width:{size / most:.2%};background:{_BAR[name]}">'
+        "</i>"
+        for name, size in _bar(call)
+        if size
+    )
+    return f'<div style="display:flex;width:12em;height:.7em">{cells}</div>'

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
+from typing import Any, overload
 
 from ramet.errors import InvalidRequest, ProgramError
 from ramet.lang import ir, reading, show
@@ -19,12 +19,15 @@ from ramet.lang.chain import Chain, Step
 from ramet.lang.group import ProgramStateGroup
 from ramet.lang.interpreter import Mark, Stop
 from ramet.lang.location import Where, again, caller, program_error, raised_at
-from ramet.lang.lower import lower_gen, lower_select
+from ramet.lang.lower import lower_gen, lower_media, lower_select
 from ramet.lang.position import Position
 from ramet.lang.promise import Promise, Variable
 from ramet.lang.record import CallRecord
 from ramet.lang.run import Run
 from ramet.lang.streaming import Piece
+from ramet.lang.tool_calls import lower_tools
+from ramet.lang.tools import SglTools
+from ramet.lang.trace import Prices, Trace, trace_of
 
 __all__ = ["ProgramState", "Script"]
 
@@ -99,6 +102,8 @@ class ProgramState:
             step = Step(lowered, where, self._promised(op.name))
         elif isinstance(op, ir.SglSelect):
             step = Step(lower_select(script.run, op), where, self._promised(op.name))
+        elif isinstance(op, SglTools):
+            step = Step(lower_tools(script.run, op), where, self._promised(op.name))
         elif isinstance(op, (ir.SglRoleBegin, ir.SglRoleEnd)):
             self._turn(op, where)
             step = Step(op, where)
@@ -108,6 +113,10 @@ class ProgramState:
             op, (ir.SglArgument, ir.SglVariable, ir.SglGetForkItem, ir.SglFork, ir.SglJoin)
         ):
             raise InvalidRequest("s += ...", op, "occurs in graphs only", "append the value itself")
+        elif isinstance(op, (ir.SglImage, ir.SglVideo)):
+            step = Step(lower_media(script.run, op), where)
+        elif isinstance(op, ir.SglSeparateReasoning):
+            step = Step(op, where, gathered=self._reasonings(op))
         else:
             step = Step(op, where)
         script.chain.submit(step)
@@ -122,6 +131,16 @@ class ProgramState:
 
     def _promised(self, name: str | None) -> Variable | None:
         return None if name is None else self._script.promise(name)
+
+    def _reasonings(
+        self, op: ir.SglSeparateReasoning
+    ) -> tuple[tuple[Variable, list[Variable]], ...]:
+        """The variables for reasoning, each with the one whose generation it belongs to."""
+        script = self._script
+        return tuple(
+            (script.promise(f"{name}_reasoning_content"), [script.variables[name]])
+            for name in op.names
+        )
 
     def _turn(self, op: ir.SglRoleBegin | ir.SglRoleEnd, where: Where) -> None:
         """Roles do not nest, and end where they began."""
@@ -248,11 +267,13 @@ class ProgramState:
         return self._script.variables[name].meta_info
 
     def _find(self, name: str) -> Variable:
+        self._script.chain.release()
         if self._outside and name not in self._script.variables:
             reading.wait_for_name(self._script.chain, self._script.variables, name)
         return self._known(name)
 
     async def _afind(self, name: str) -> Variable:
+        self._script.chain.release()
         if self._outside and name not in self._script.variables:
             await reading.await_name(self._script.chain, self._script.variables, name)
         return self._known(name)
@@ -273,11 +294,24 @@ class ProgramState:
             )
         return variable
 
-    def text(self) -> str:
-        """The whole text, role markers included, up to here."""
+    @overload
+    def text(self) -> str: ...
+    @overload
+    def text(self, name: str) -> Any: ...
+    def text(self, name: str | None = None) -> Any:
+        """The whole text, role markers included, up to here; with `name`, the text that the model wrote for
+        that variable, whatever its value (a list for n > 1)."""
+        if name is not None:
+            return reading.text_of(name, self.get_var(name), self.get_meta_info(name))
         return self._position("text()", "write `await s.atext()`").prompt.text()
 
-    async def atext(self) -> str:
+    @overload
+    async def atext(self) -> str: ...
+    @overload
+    async def atext(self, name: str) -> Any: ...
+    async def atext(self, name: str | None = None) -> Any:
+        if name is not None:
+            return reading.text_of(name, await self.value(name), await self.ameta_info(name))
         return (await self._aposition()).prompt.text()
 
     def messages(self) -> list[dict[str, Any]]:
@@ -371,6 +405,19 @@ class ProgramState:
         path = self._script.chain.path
         found = list(self._script.run.calls)
         return [r for r in found if r.branch == path or r.branch.startswith(path + ".")]
+
+    @property
+    def trace(self) -> Trace:
+        """What has happened by now in this branch, in those forked from it and, for a program's own state,
+        in the runs that it started: calls, tokens, times, totals. Holds no texts."""
+        return self.get_trace()
+
+    def get_trace(self, *, texts: bool = False, prices: Prices | None = None) -> Trace:
+        """`trace`; with `texts` also those of all branches that are still held, and whole error messages.
+        With `prices` calls have a `cost` where the backend reports none."""
+        script = self._script
+        found = trace_of(script.run.record, script.chain.path, texts=texts)
+        return found if prices is None else found.priced(prices)
 
     @property
     def stream_executor(self) -> Any:

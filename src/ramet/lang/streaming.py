@@ -15,7 +15,7 @@ from ramet.errors import BackendError, ProgramError
 from ramet.lang.location import again
 from ramet.lang.runtime import Wake, arrival, block_until, refuse_to_block
 
-__all__ = ["PER_TOKEN_LISTS", "Increments", "Log", "Piece", "afollow_all", "follow_all"]
+__all__ = ["PER_TOKEN_LISTS", "Increments", "Log", "Piece", "Reader", "afollow_all", "follow_all"]
 
 PER_TOKEN_LISTS = ("output_token_logprobs", "output_top_logprobs", "output_token_ids_logprobs")
 
@@ -77,7 +77,7 @@ class Log:
         return (piece async for _, piece in afollow_all([self], [stop]))
 
 
-class _Reader:
+class Reader:
     """One reader's places in several logs, each read up to its own `stop`. At most one callback waits in
     each log at any time."""
 
@@ -100,6 +100,13 @@ class _Reader:
                 else:
                     found.append((index, item))
         return found
+
+    def add(self, log: Log) -> None:
+        """Follow one more log, to its end."""
+        self.logs, self.stops = [*self.logs, log], [*self.stops, None]
+        self.at.append(0)
+        self._stopped.append(False)
+        self._armed.append(False)
 
     def over(self) -> bool:
         return all(self._over(index) for index in range(len(self.logs)))
@@ -137,7 +144,7 @@ class _Reader:
 
 def follow_all(logs: Sequence[Log], stops: Sequence[object | None]) -> Iterator[tuple[int, Piece]]:
     """Pieces of all logs with the index of their log, as they come; then the first error, if any."""
-    reader = _Reader(logs, stops)
+    reader = Reader(logs, stops)
     while not reader.over():
         yield from reader.news()
         if not reader.over():
@@ -150,7 +157,7 @@ async def afollow_all(
     logs: Sequence[Log], stops: Sequence[object | None]
 ) -> AsyncIterator[tuple[int, Piece]]:
     """`follow_all` for coroutines."""
-    reader = _Reader(logs, stops)
+    reader = Reader(logs, stops)
     while not reader.over():
         for pair in reader.news():
             yield pair
