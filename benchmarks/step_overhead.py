@@ -140,7 +140,9 @@ def _drawing(requests: list[Request]) -> Any:
 
     from ramet.engine.batch import SampleQuery
 
-    queries = tuple(SampleQuery(request, i, len(request.output_ids)) for i, request in enumerate(requests))
+    queries = tuple(
+        SampleQuery(request, i, len(request.output_ids)) for i, request in enumerate(requests)
+    )
     return SimpleNamespace(samples=queries, scores=())
 
 

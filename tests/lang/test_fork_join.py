@@ -322,7 +322,7 @@ def test_a_thousand_branches_need_no_threads() -> None:
     assert len(state["y"]) == 1000
     assert state["z"][7] == "7/1"
     assert len(counts) == 3
-    assert all(before == after for before, after in counts)
+    assert all(after <= before for before, after in counts)  # those of others may end meanwhile
 
 
 def _one_gen(s) -> None:

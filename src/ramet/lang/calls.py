@@ -63,7 +63,7 @@ class Call:
             drafted_tokens=_count(meta_infos, "drafted_tokens", sum),
             accepted_tokens=_count(meta_infos, "accepted_tokens", sum),
             first_token_seconds=self._first_token(meta_infos),
-            retries=_count(meta_infos, "retries", max) or 0,
+            retries=max((_retries(meta) for meta in meta_infos), default=0),
             cost=_cost(meta_infos),
             error=error,
         )
@@ -120,6 +120,12 @@ def _count(
         return value if isinstance(value, int) else None
     values = [meta[name] for meta in meta_infos if isinstance(meta.get(name), int)]
     return total(values) if values else None
+
+
+def _retries(meta_info: dict[str, Any]) -> int:
+    """Failed attempts, which a backend tells as their number or as a list of what went wrong."""
+    told = meta_info.get("retries", 0)
+    return len(told) if isinstance(told, list) else told if isinstance(told, int) else 0
 
 
 def _cost(meta_infos: list[dict[str, Any]]) -> float | None:

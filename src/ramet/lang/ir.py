@@ -60,6 +60,7 @@ REGEX_JSON_STR = (
     r'|[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}))*"'
 )
 
+
 class SglExpr:
     """Something that can be appended to a state. `+` with another one or with text gives a list."""
 
