@@ -344,6 +344,32 @@ def test_a_late_mask_delays_nobody_else() -> None:
     assert slow.output_ids[-1] == 2
 
 
+def test_nobody_spins_while_a_mask_is_looked_for() -> None:
+    """Also not where others wait for the only place there is."""
+    toy = Toy(random.Random(5))
+    toy.next, toy.accepting, toy.slow = [{1: 0, 2: 1}, {}], [False, True], {0}
+    late = Late()
+    core = EngineCore(
+        HashRunner(99, VOCAB),
+        num_slots=99,
+        max_context=100,
+        clock=VirtualClock(),
+        limits=Limits(max_running=1),
+        background=late,
+    )
+    requests = [request_of(i, [1, 2, i], 9, i, toy.place(9), False) for i in range(3)]
+    for request in requests:
+        core.add(request)
+    while core.has_work:
+        steps = core.stats().num_steps
+        while core.step():
+            steps += 1
+        assert not core.step()
+        assert core.stats().num_steps == steps
+        late.work()
+    assert all(request.output_ids[-1] == 2 for request in requests)
+
+
 def test_tokens_that_end_a_text_come_where_it_may_end() -> None:
     toy = Toy(random.Random(1))
     toy.next, toy.accepting = [{1: 1, 2: 1}, {3: 0, 4: 0}], [False, True]

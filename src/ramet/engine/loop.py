@@ -162,7 +162,7 @@ class EngineCore:
         else:
             self.scheduler.commit(batch)
             self._commit(batch, outcome)
-        if not batch.planned and not any(r.parked for r in self._constrained):
+        if not batch.planned:
             self._stalled()
         if self.audit_every_step:
             self.audit()

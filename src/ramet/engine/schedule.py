@@ -117,8 +117,8 @@ class Scheduler:
     # -- the plan --------------------------------------------------------------------------------
 
     def plan(self) -> Batch | None:
-        """The next batch, or None if there is nothing to do. Slots are reserved and published."""
-        if not len(self.waiting) and all(r.parked for r in self.running):
+        """The next batch, or None if there is nothing to do now. Slots are reserved and published."""
+        if not self.running and not len(self.waiting):
             return None
         self._make_room()
         self.tree.begin_step()
@@ -135,6 +135,9 @@ class Scheduler:
             self._continue([r for r in others if r.num_todo <= 1], making)
             self._continue([r for r in others if r.num_todo > 1], making)
             self._admit(making)
+        if not making.planned and any(r.parked for r in self.running):
+            self.tree.commit_step()  # nobody can go on before a mask is found
+            return None
         if not simple:
             order = {id(r): _place(r) for r, _ in making.planned}
             making.segments.sort(key=lambda s: (order[id(s.request)], s.start))
