@@ -185,7 +185,7 @@ class GuidanceMatcher:
         more than is left; the end itself when hardly more tokens are left than it needs. One token is
         taken to open no more than a whole text needs at the least. Where it opens more, the end may come
         to lie out of reach; then, and where no short end is found at all, the budget changes nothing. Nor
-        does it while it is eight times what a whole text needs. All that depends on the place and the
+        does it while it is three times what a whole text needs. All that depends on the place and the
         budget alone.
         """
         if self._slow and self._mask is None:
@@ -286,7 +286,7 @@ class GuidanceMatcher:
 _MOST_FORCED, _MOST_FORCED_NOW = 100_000, 4096  # bytes
 _SLOW, _TOO_SLOW = 0.01, 0.3  # seconds of this thread
 _SPARE = 2  # tokens; at so few or fewer the end that was found is written
-_FAR = 8  # times what a whole text needs: larger budgets change nothing yet
+_FAR = 3  # times what a whole text needs: larger budgets change nothing yet
 
 
 def _whole_text(data: bytes) -> str:
