@@ -14,7 +14,7 @@ from ramet.constraints import minimal
 from ramet.constraints.automaton import Automaton
 from ramet.constraints.matcher import Mask, Matcher
 from ramet.constraints.nfa import build
-from ramet.constraints.regular import RegularConstraint
+from ramet.constraints.regular import RegularConstraint, _Work
 from ramet.constraints.syntax import parse
 from ramet.constraints.trie import TokenTrie
 from ramet.constraints.vocabulary import Vocabulary
@@ -154,7 +154,7 @@ def test_every_budget_that_suffices_ends_legally(pattern: str) -> None:
 
 
 def _completion(shared: RegularConstraint) -> tuple[int, ...]:
-    shared._needed(shared.automaton.start, None)
+    shared._needed(shared.automaton.start, _Work(None))
     return shared._completion[shared.automaton.start]
 
 

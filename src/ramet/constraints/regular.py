@@ -8,7 +8,9 @@ came from.
 from __future__ import annotations
 
 import codecs
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -33,6 +35,26 @@ KEPT = 100_000  # states of which is kept what was found
 
 class _TooLong(Exception):
     """It takes more work than was allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What a question that consists of many may take: until `end`, a time of `perf_counter`."""
+
+    end: float | None
+
+    @classmethod
+    def of(cls, microseconds: int | None) -> _Work:
+        return cls(None if microseconds is None else time.perf_counter() + microseconds / 1e6)
+
+    def rest(self) -> int | None:
+        """Microseconds. Raises `_TooLong` if there are none."""
+        if self.end is None:
+            return None
+        left = int((self.end - time.perf_counter()) * 1e6)
+        if left <= 0:
+            raise _TooLong
+        return left
 
 
 class RegularConstraint:
@@ -111,7 +133,7 @@ class RegularConstraint:
         if whole is None or budget is None or not self._may_be_short(state, budget):
             return whole
         try:
-            return self._short_ones(state, budget, whole, limit)
+            return self._short_ones(state, budget, whole, _Work.of(limit))
         except _TooLong:
             return None
 
@@ -121,38 +143,38 @@ class RegularConstraint:
             return False  # byte by byte it is long enough from anywhere
         return self.automaton.distance(state) <= min(budget * self._longest, MOST_STEERED)
 
-    def _short_ones(self, state: int, budget: int, whole: Mask, limit: int | None) -> Mask:
+    def _short_ones(self, state: int, budget: int, whole: Mask, work: _Work) -> Mask:
         left = budget - 1
-        if left >= self._most_needed(state, limit) or budget < self._needed(state, limit):
+        if left >= self._most_needed(state, work) or budget < self._needed(state, work):
             return whole
-        following = self._following(state, limit)
+        following = self._following(state, work)
         short = np.zeros(int(following.max()) + 2, np.bool_)
         for target in _different(following):
-            short[target] = self._needed(target, limit) <= left
+            short[target] = self._needed(target, work) <= left
         # Tokens that may not come have state -1: the last entry, which stays false.
         return _packed(short[following], self.vocabulary.num_words)
 
-    def _most_needed(self, state: int, limit: int | None) -> int:
+    def _most_needed(self, state: int, work: _Work) -> int:
         """Tokens that suffice for a legal end behind whatever token comes next."""
         found = self._enough.get(state)
         if found is None:
-            self._needed(state, limit)  # first: it shortens what is known of the states on its way
+            self._needed(state, work)  # first: it shortens what is known of the states on its way
             found = 0
-            for target in _different(self._following(state, limit)):
-                found = max(found, self._needed(target, limit))
+            for target in _different(self._following(state, work)):
+                found = max(found, self._needed(target, work))
             _keep(self._enough, state, found)
         return found
 
-    def _needed(self, state: int, limit: int | None) -> int:
+    def _needed(self, state: int, work: _Work) -> int:
         """Tokens that suffice for a legal end from here."""
         found = self._completion.get(state)
-        return len(self._complete(state, limit) if found is None else found)
+        return len(self._complete(state, work) if found is None else found)
 
-    def _complete(self, state: int, limit: int | None) -> tuple[int, ...]:
+    def _complete(self, state: int, work: _Work) -> tuple[int, ...]:
         """Find and note a short way to a legal end, for every state on it: from each there is then a token that
         leaves one token less to go. Where it meets a way that is known it goes on there: at that place the
         text may be divided less well than it could be, but few bytes are looked at."""
-        way = self.automaton.shortest(state, limit)
+        way = self.automaton.shortest(state, work.rest())
         if way is None:
             raise _TooLong
         data, states = way
@@ -188,10 +210,10 @@ class RegularConstraint:
             tokens = [singles[byte] for byte in data[inside:]]
         return (*head, *tokens)
 
-    def _following(self, state: int, limit: int | None) -> npt.NDArray[np.int32]:
+    def _following(self, state: int, work: _Work) -> npt.NDArray[np.int32]:
         found = self._walks.get(state)
         if found is None:
-            found = self.automaton.next_states(state, self.trie, limit)
+            found = self.automaton.next_states(state, self.trie, work.rest())
             if found is None:
                 raise _TooLong
             if len(self._walks) >= KEPT_WALKS:
