@@ -411,3 +411,14 @@ def test_a_terminal_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
     assert "cached" in last
     finished(flat.run(backend=Scripted([Fail("boom")]))).show()
     assert "1 call · 1 failed" in capsys.readouterr().out
+
+
+def test_a_trace_prints_a_line_for_each_call() -> None:
+    @sgl.function
+    def program(s: sgl.ProgramState) -> None:
+        s += "a" + sgl.gen("x") + sgl.gen("y")
+
+    state = program.run(backend=Scripted(["secret", "b"]))
+    lines = str(state.trace).splitlines()
+    assert [line.split()[1] for line in lines[1:]] == ["x", "y"]
+    assert "secret" not in str(state.trace)

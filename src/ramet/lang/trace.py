@@ -193,6 +193,18 @@ class Trace:
     def __iter__(self) -> Iterator[CallRecord]:
         return iter(self.calls)
 
+    def __str__(self) -> str:
+        """A line for each call: branch, name, tokens (cached ones of the prompt), seconds."""
+        lines = [f"{self.program} on {self.model}: {len(self.branches)} branches"]
+        for call in self.calls:
+            prompt = "?" if call.prompt_tokens is None else call.prompt_tokens
+            said = "?" if call.completion_tokens is None else call.completion_tokens
+            tokens = f"{prompt} tokens ({call.cached_tokens or 0} cached) -> {said}"
+            failed = f"  {call.error}" if call.error else ""
+            name = call.name or call.kind
+            lines.append(f"  {call.branch}  {name}  {tokens}  {call.seconds:.3f} s{failed}")
+        return "\n".join(lines)
+
     def __len__(self) -> int:
         return sum(len(branch.calls) for branch in self.branches)
 
