@@ -419,6 +419,7 @@ def test_a_trace_prints_a_line_for_each_call() -> None:
         s += "a" + sgl.gen("x") + sgl.gen("y")
 
     state = program.run(backend=Scripted(["secret", "b"]))
+    state.sync()
     lines = str(state.trace).splitlines()
     assert [line.split()[1] for line in lines[1:]] == ["x", "y"]
     assert "secret" not in str(state.trace)
