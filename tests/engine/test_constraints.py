@@ -123,8 +123,12 @@ def test_many_samples_streams_and_scores(pocket: Engine) -> None:
 def test_preempted_requests_go_on_where_they_were(checkpoint: Path) -> None:
     calls = [ask(CHARACTER, i, max_new_tokens=130) for i in range(6)]
     with Engine(checkpoint, max_cache_tokens=320, audit=True) as small:
+        first = small.generate([f"{i} " for i in range(6)], calls)
+        small.flush_cache()
+        # Masks are known by now, so that the requests keep pace and all want memory at once.
         answers = small.generate([f"{i} " for i in range(6)], calls)
         assert small.stats.num_preemptions > 0
+        assert [a["output_ids"] for a in first] == [a["output_ids"] for a in answers]
     with Engine(checkpoint, max_cache_tokens=6000) as large:
         wanted = large.generate([f"{i} " for i in range(6)], calls)
     assert [a["output_ids"] for a in answers] == [a["output_ids"] for a in wanted]
