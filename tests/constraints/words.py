@@ -96,7 +96,6 @@ VOCABULARY = Vocabulary(
     encode,
     encode_forced,
     {"<|call|>": SPECIAL},
-    frozenset((SPECIAL + 1,)),
 )
 
 

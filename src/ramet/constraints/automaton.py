@@ -108,6 +108,11 @@ class Automaton:
         """Of each state; NEVER of -1."""
         return self.core.distances(states)
 
+    def ends(self, state: int) -> tuple[bool, frozenset[int]]:
+        """`accepting` and `next_bytes` at once."""
+        accepting, _, bits = self.core.facts(state)
+        return accepting, _bytes_of(bits)
+
     def next_bytes(self, state: int) -> frozenset[int]:
         """Bytes that do not die."""
         return _bytes_of(self.core.facts(state)[2])

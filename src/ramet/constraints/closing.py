@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ramet.constraints.bits import packed, unpacked
 from ramet.constraints.matcher import Mask
 from ramet.constraints.vocabulary import Vocabulary
 
@@ -84,7 +85,7 @@ class Closing:
         """The tokens of `mask` after which an end with `budget` tokens, this one included, is known: those
         that leave everything as it is (as letters do in a string), the first of `ending`, and of the rest
         as many as may be tried. The matcher is left in its place."""
-        allowed = np.unpackbits(mask.view(np.uint8), bitorder="little").view(bool)
+        allowed = unpacked(mask)
         found = allowed & ((self._classes & ~np.uint64(self._loops(matcher, mask))) == 0)
         found[ending[0]] = True
         rest = np.flatnonzero(allowed & ~found)
@@ -94,7 +95,7 @@ class Closing:
             if matcher.try_consume_tokens([token_id]) == 1:
                 found[token_id] = self.find(matcher, budget - 1) is not None
                 matcher.rollback(1)
-        return np.packbits(found, bitorder="little").view(np.uint32)
+        return packed(found)
 
     def _loops(self, matcher: Any, mask: Mask) -> int:
         """Classes of bytes after which the same tokens may come as before."""

@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 import llguidance
 import numpy as np
 
+from ramet.constraints.bits import holds, mask_of, packed
 from ramet.constraints.closing import Closing
 from ramet.constraints.limits import ConstraintLimits
 from ramet.constraints.matcher import Mask
@@ -145,7 +146,7 @@ class GuidanceConstraint:
         for text, token_id in vocabulary.special.items():
             if text in grammar:
                 hidden[token_id] = False
-        self.shown: Mask = np.packbits(~hidden, bitorder="little").view(np.uint32)
+        self.shown = packed(~hidden)
         self.closing = prepared.closing
         self.finding = (
             0.0  # seconds that the last end took to find: says only where to look for one
@@ -231,7 +232,7 @@ class GuidanceMatcher:
         shown = self._constraint.shown
         if not 0 <= token_id < self._constraint.vocabulary.size:
             return False
-        if not int(shown[token_id // 32]) >> (token_id % 32) & 1:
+        if not holds(shown, token_id):
             return False
         taken = self._matcher.try_consume_tokens([token_id])
         self._check()
@@ -247,10 +248,8 @@ class GuidanceMatcher:
             self._mask = self._narrow = None
 
     def forced(self) -> Sequence[int]:
-        text = _whole_text(self._matcher.compute_ff_bytes()[:_MOST_FORCED_NOW])
-        if not text:
-            return ()
-        return self._constraint.vocabulary.encode_forced(text, _ANY_BYTE)
+        data = self._matcher.compute_ff_bytes()[:_MOST_FORCED_NOW]
+        return self._constraint.vocabulary.divide_forced(data, _ANY_BYTE)
 
     def _ending(self, budget: int) -> tuple[int, ...] | None:
         """Tokens to a legal end, None if they are more than the budget or not found."""
@@ -268,9 +267,7 @@ class GuidanceMatcher:
             return self._constraint.closing.leaving(
                 self._matcher.deep_copy(), self._found(), budget, ending
             )
-        found = np.zeros_like(self._constraint.shown)
-        found[ending[0] // 32] = np.uint32(1 << (ending[0] % 32))
-        return found
+        return mask_of(ending[:1], len(self._constraint.shown))
 
     def fork(self) -> GuidanceMatcher:
         other = GuidanceMatcher(self._constraint, self._matcher.deep_copy())
@@ -287,11 +284,3 @@ _MOST_FORCED, _MOST_FORCED_NOW = 100_000, 4096  # bytes
 _SLOW, _TOO_SLOW = 0.01, 0.3  # seconds of this thread
 _SPARE = 2  # tokens; at so few or fewer the end that was found is written
 _FAR = 3  # times what a whole text needs: larger budgets change nothing yet
-
-
-def _whole_text(data: bytes) -> str:
-    """The longest beginning that is a text; none in the middle of a character."""
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        return data[: error.start].decode()

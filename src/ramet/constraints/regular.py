@@ -7,7 +7,6 @@ came from.
 
 from __future__ import annotations
 
-import codecs
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ramet.constraints.automaton import Automaton
+from ramet.constraints.bits import mask_of
 from ramet.constraints.compressed import forced_bytes
 from ramet.constraints.matcher import Mask
 from ramet.constraints.trie import TokenTrie
@@ -83,10 +83,8 @@ class RegularConstraint:
         """(the text may end here, and nothing may follow; it may not, and one byte must follow)"""
         found = self._facts.get(state)
         if found is None:
-            accepting, count = (
-                self.automaton.accepting(state),
-                len(self.automaton.next_bytes(state)),
-            )
+            accepting, following = self.automaton.ends(state)
+            count = len(following)
             found = accepting, accepting and not count, not accepting and count == 1
             _keep(self._facts, state, found)
         return found
@@ -108,13 +106,8 @@ class RegularConstraint:
 
     def _divided_run(self, state: int, data: bytes, after: int) -> tuple[int, ...]:
         """Tokens of the forced `data` between two states, as far as they are certain."""
-        if not data or _continues(data[0]):  # inside a character there is no text to divide
-            return ()
-        text = codecs.getincrementaldecoder("utf-8")().decode(data)
-        size = len(text.encode())
-        following = self.automaton.next_bytes(after) if size == len(data) else {data[size]}
-        tokens = self.vocabulary.encode_forced(text, frozenset(following))
-        return self._allowed(state, tokens)
+        following = self.automaton.next_bytes(after)
+        return self._allowed(state, self.vocabulary.divide_forced(data, following))
 
     def _allowed(self, state: int, tokens: Sequence[int]) -> tuple[int, ...]:
         """As many of `tokens` as lead on. All of them do, unless the tokenizer rewrites texts."""
@@ -152,7 +145,7 @@ class RegularConstraint:
         for target in _different(following):
             short[target] = self._needed(target, work) <= left
         # Tokens that may not come have state -1: the last entry, which stays false.
-        return _packed(short[following], self.vocabulary.num_words)
+        return mask_of(np.flatnonzero(short[following]), self.vocabulary.num_words)
 
     def _most_needed(self, state: int, work: _Work) -> int:
         """Tokens that suffice for a legal end behind whatever token comes next."""
@@ -283,10 +276,3 @@ def _different(states: npt.NDArray[np.int32]) -> list[int]:
 def _continues(byte: int) -> bool:
     """Is the byte inside a character of UTF-8?"""
     return 0x80 <= byte < 0xC0
-
-
-def _packed(allowed: npt.NDArray[np.bool_], words: int) -> Mask:
-    bits = np.packbits(allowed, bitorder="little")
-    found = np.zeros(words * 4, np.uint8)
-    found[: len(bits)] = bits
-    return found.view(np.uint32)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from ramet.constraints.bits import mask_of
 from ramet.constraints.budget import Budget
 from ramet.constraints.matcher import Mask
 from ramet.constraints.table import DEAD, NEVER, UNKNOWN, Table
@@ -23,7 +24,7 @@ from ramet.constraints.trie import TokenTrie
 if TYPE_CHECKING:
     from ramet.constraints.nfa import Nfa
 
-__all__ = ["SlowCore", "pack", "partition"]
+__all__ = ["SlowCore", "partition"]
 
 _MEMBER_BYTES, _ROW_BYTES = (
     36,
@@ -167,7 +168,7 @@ class SlowCore:
             behind = self._walk(state, trie, microseconds, leaves=False)
         except _TooLong:
             return None
-        return pack(trie.order[behind != DEAD], trie.num_words)
+        return mask_of(trie.order[behind != DEAD], trie.num_words)
 
     def next_states(
         self, state: int, trie: TokenTrie, microseconds: int | None
@@ -275,14 +276,6 @@ class _Lists:
                     found.add(target)
                     least, most = max(least, low), min(most, high)
         return found, least, most
-
-
-def pack(ids: npt.NDArray[np.int32], num_words: int) -> Mask:
-    """The mask of these tokens."""
-    chosen = np.zeros(num_words * 32, np.bool_)
-    chosen[ids] = True
-    words = np.packbits(chosen, bitorder="little").view("<u4")
-    return words.astype(np.uint32)
 
 
 def partition(table: Table) -> npt.NDArray[np.int32]:

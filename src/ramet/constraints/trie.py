@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ramet.constraints.bits import mask_of
 from ramet.constraints.vocabulary import Vocabulary
 
 __all__ = ["TokenTrie"]
@@ -51,10 +52,7 @@ class TokenTrie:
         self.first = np.concatenate([[0], np.cumsum(count)]).astype(np.int32)
         self.group = _groups()
         self.below, self.height = _below(self)
-        self.all = np.zeros(self.num_words, np.uint32)
-        np.bitwise_or.at(
-            self.all, self.order >> 5, np.uint32(1) << (self.order & 31).astype(np.uint32)
-        )
+        self.all = mask_of(self.order, self.num_words)
         self.deepest = int(self.depth.max(initial=0))
         for array in (
             self.order,

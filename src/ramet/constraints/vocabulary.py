@@ -6,7 +6,6 @@ Knows bytes and two functions of the tokenizer; refuses to know which tokenizer.
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -28,14 +27,6 @@ class Vocabulary:
     encode: Callable[[str], Sequence[int]]
     encode_forced: EncodeForced
     special: dict[str, int] = field(default_factory=dict)  # texts of special tokens, for grammars
-    end_ids: frozenset[int] = frozenset()  # what ends a generation by default
-    digest: str = field(init=False)  # of the bytes and the size: part of a file's name
-
-    def __post_init__(self) -> None:
-        found = hashlib.sha256(str(self.size).encode())
-        for token in self.tokens:
-            found.update(len(token).to_bytes(4, "little") + token)
-        object.__setattr__(self, "digest", found.hexdigest()[:16])
 
     @functools.cached_property
     def byte_tokens(self) -> tuple[int, ...] | None:
@@ -50,6 +41,15 @@ class Vocabulary:
     def longest(self) -> int:
         """Bytes of the longest token."""
         return max(map(len, self.tokens), default=1)
+
+    def divide_forced(self, data: bytes, following: frozenset[int]) -> Sequence[int]:
+        """`encode_forced` of the text that `data` begins with: none inside a character. `following`: what
+        may come behind all of `data`."""
+        try:
+            text = data.decode()
+        except UnicodeDecodeError as error:
+            text, following = data[: error.start].decode(), frozenset({data[error.start]})
+        return self.encode_forced(text, following) if text else ()
 
     @property
     def num_words(self) -> int:

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
+from ramet.constraints.bits import holds, mask_of
 from ramet.constraints.matcher import Mask, Matcher
 
 __all__ = ["Constrained"]
@@ -50,9 +49,7 @@ class Constrained:
         self._jump, self._steer, self._not_first = jump, steer, not_first
         self._ends_are_text = ends_are_text
         self._ends = [token for token in end_ids if 0 <= token < vocab_size]
-        self._end_words = np.zeros((vocab_size + 31) // 32, np.uint32)
-        for token in self._ends:
-            self._end_words[token >> 5] |= np.uint32(1 << (token & 31))
+        self._end_words = mask_of(self._ends, (vocab_size + 31) // 32)
 
     @property
     def done(self) -> bool:
@@ -139,7 +136,7 @@ class Constrained:
         if found is None:
             return None
         first = self._count + ahead == 0
-        if found and first and self._not_first is not None and _holds(self._not_first, found[0]):
+        if found and first and self._not_first is not None and holds(self._not_first, found[0]):
             return ()
         end = next((i for i, token in enumerate(found) if token in self._ends), len(found))
         return found[:end]
@@ -153,7 +150,7 @@ class Constrained:
             if forced is None:
                 return None
             if forced:
-                return self._only(forced[0])
+                return mask_of(forced[:1], len(self._end_words))
         found = self.matcher.mask(self._left(count))
         if found is None:
             return None
@@ -166,12 +163,3 @@ class Constrained:
             return mask | self._end_words
         # Ids that end a generation and are text would end it where the text is not complete.
         return mask & ~self._end_words if self._ends_are_text else mask
-
-    def _only(self, token: int) -> Mask:
-        found = np.zeros_like(self._end_words)
-        found[token >> 5] = np.uint32(1 << (token & 31))
-        return found
-
-
-def _holds(mask: Mask, token: int) -> bool:
-    return bool(mask[token >> 5] >> np.uint32(token & 31) & np.uint32(1))

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import functools
 
-import numpy as np
-
 from ramet.build import cache_folder
+from ramet.constraints.bits import mask_of
 from ramet.constraints.compiler import Compiler
 from ramet.constraints.matcher import Mask
 from ramet.constraints.vocabulary import Vocabulary
@@ -34,7 +33,6 @@ def vocabulary_of(tokenizer: Tokenizer, size: int) -> Vocabulary:
         encode=tokenizer.encode_continuation,
         encode_forced=tokenizer.encode_forced,
         special={text: i for i, text in tokenizer.special_texts_by_id.items() if i < size},
-        end_ids=tokenizer.eos_token_ids,
     )
 
 
@@ -93,10 +91,4 @@ class Constraining:
         ]
         if not changed:
             return None
-        words = np.zeros((self._size + 31) // 32, np.uint32)
-        np.bitwise_or.at(
-            words,
-            np.array(changed) >> 5,
-            np.uint32(1) << (np.array(changed) & 31).astype(np.uint32),
-        )
-        return words
+        return mask_of(changed, self.compiler.vocabulary.num_words)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ramet.constraints.bits import unpacked
 from ramet.engine.batch import Batch, SampleQuery
 from ramet.engine.loop import Outcome
 from ramet.engine.request import ScoredToken
@@ -141,8 +142,7 @@ class HashRunner:
         number, constrained = _mix(value, query.request.seed), query.request.constrained
         if constrained is None:
             return number % self.vocab
-        bits = np.unpackbits(constrained.masks[len(query.draft)].view(np.uint8), bitorder="little")
-        allowed = np.flatnonzero(bits)
+        allowed = np.flatnonzero(unpacked(constrained.masks[len(query.draft)]))
         return int(allowed[number % len(allowed)])
 
     def prefix_in(self, slot: int) -> int:
