@@ -164,6 +164,25 @@ ROOMS = (
         ("numpy", "torch", "tokenizers", "safetensors"),
         torch_free=False,
     ),
+    # ---- the server: everything but the language ----------------------------------------------
+    Room(
+        "ramet.server",
+        (
+            *LEVEL_0,
+            *CACHE,
+            *KERNELS,
+            *ENGINE,
+            *LOCAL,
+            "ramet.backends",
+            "ramet.backends.remote_template",
+            "ramet.constraints",
+            "ramet.observe",
+            "ramet.pocket",
+            "ramet.server",
+        ),
+        ("numpy", "msgspec", "starlette", "uvicorn", "uvloop", "prometheus_client"),
+    ),
+    Room("ramet.launch_server", (*LEVEL_0, "ramet.server", "ramet.cli")),
     # ---- the faces -----------------------------------------------------------------------------
     Room("ramet", EVERYTHING),
     Room("ramet.api", EVERYTHING),  # the old path of the public names

@@ -155,6 +155,144 @@ def chat(
 
 
 @app.command()
+def serve(
+    model: Annotated[
+        str, typer.Option("--model", "-m", "--model-path", help='A checkpoint folder, or "pocket".')
+    ] = "pocket",
+    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 30000,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[TENANT=]KEY", help="Who may ask (or $RAMET_API_KEY). Repeatable."),
+    ] = None,
+    api_keys_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help='{"TENANT": "KEY", ...}')
+    ] = None,
+    admin_key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Needed for flushing, profiles, metrics.")
+    ] = None,
+    public_prompt: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="A prompt's beginning whose cache tenants share."),
+    ] = None,
+    tls_cert: Annotated[
+        str | None, typer.Option(metavar="FILE", help="PEM; with --tls-key.")
+    ] = None,
+    tls_key: Annotated[str | None, typer.Option(metavar="FILE", hidden=True)] = None,
+    allow_origin: Annotated[
+        list[str] | None, typer.Option(metavar="URL", help="Whose pages may ask from a browser.")
+    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    quantization: Quantization = None,
+    kv_cache_dtype: Annotated[str | None, typer.Option(help="Of cached keys and values.")] = None,
+    context_length: Annotated[
+        int | None, typer.Option(help="Tokens that a request may have.")
+    ] = None,
+    max_cache_tokens: Annotated[
+        int | None, typer.Option("--max-cache-tokens", "--max-total-tokens", help="KV slots.")
+    ] = None,
+    max_running: Annotated[
+        int | None,
+        typer.Option("--max-running", "--max-running-requests", help="That decode at a time."),
+    ] = None,
+    max_queued: Annotated[
+        int | None, typer.Option("--max-queued", "--max-queued-requests", help="More get 429.")
+    ] = None,
+    request_timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="For a whole answer.")
+    ] = None,
+    shutdown_timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="For what runs when stopped.")
+    ] = None,
+    chat_template: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Instead of the model's own.")
+    ] = None,
+    served_model_name: Annotated[str | None, typer.Option(help="What clients call it.")] = None,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    log_format: Annotated[str, typer.Option(help="text or json.")] = "text",
+    tokenizer_path: Annotated[str | None, typer.Option(hidden=True)] = None,
+    schedule_policy: Annotated[str | None, typer.Option(hidden=True)] = None,
+    max_step_tokens: Annotated[
+        int | None, typer.Option("--max-step-tokens", "--chunked-prefill-size", hidden=True)
+    ] = None,
+    mem_fraction_static: Annotated[float | None, typer.Option(hidden=True)] = None,
+    disable_radix_cache: Annotated[
+        bool | None, typer.Option("--disable-radix-cache", hidden=True)
+    ] = None,
+    random_seed: Annotated[int | None, typer.Option("--seed", "--random-seed", hidden=True)] = None,
+    tp_size: Annotated[  # noqa: ARG001 - other numbers are refused
+        int, typer.Option("--tp-size", "--tp", min=1, max=1, hidden=True)
+    ] = 1,
+    num_threads: Annotated[int | None, typer.Option(hidden=True)] = None,
+    stall_timeout: Annotated[float | None, typer.Option(hidden=True)] = None,
+    write_timeout: Annotated[float | None, typer.Option(hidden=True)] = None,
+    max_connections: Annotated[int | None, typer.Option(hidden=True)] = None,
+    max_queued_tokens: Annotated[int | None, typer.Option(hidden=True)] = None,
+    max_body_bytes: Annotated[int | None, typer.Option(hidden=True)] = None,
+    enable_cache_report: Annotated[  # noqa: ARG001 - cached tokens are always reported
+        bool, typer.Option("--enable-cache-report", hidden=True)
+    ] = False,
+    enable_metrics: Annotated[bool, typer.Option("--metrics/--no-metrics", hidden=True)] = True,
+    enable_page: Annotated[bool, typer.Option("--page/--no-page", hidden=True)] = True,
+) -> None:
+    """Serve a model over HTTP: OpenAI's, Anthropic's and the native protocol, and a page to watch it.
+
+    More options: docs/serving.md.
+    """
+    from ramet.cli.serve import ServeLine, run_server
+
+    engine = {
+        "model_path": model,
+        "tokenizer_path": tokenizer_path,
+        "device": device,
+        "dtype": dtype,
+        "quantization": quantization,
+        "kv_cache_dtype": kv_cache_dtype,
+        "context_length": context_length,
+        "max_cache_tokens": max_cache_tokens,
+        "max_running": max_running,
+        "max_step_tokens": max_step_tokens,
+        "schedule_policy": schedule_policy,
+        "mem_fraction_static": mem_fraction_static,
+        "disable_radix_cache": disable_radix_cache,
+        "served_model_name": served_model_name,
+        "seed": random_seed,
+        "num_threads": num_threads,
+    }
+    server = {
+        "host": host,
+        "port": port,
+        "admin_key": admin_key,
+        "tls_cert": tls_cert,
+        "tls_key": tls_key,
+        "allowed_origins": tuple(allow_origin or ()),
+        "max_queued": max_queued,
+        "max_queued_tokens": max_queued_tokens,
+        "max_body_bytes": max_body_bytes,
+        "max_connections": max_connections,
+        "request_timeout": request_timeout,
+        "shutdown_timeout": shutdown_timeout,
+        "stall_timeout": stall_timeout,
+        "write_timeout": write_timeout,
+        "log_level": log_level,
+        "log_format": log_format,
+        "enable_metrics": enable_metrics,
+        "enable_page": enable_page,
+    }
+    line = ServeLine(
+        engine=engine,
+        server=server,
+        api_keys=api_key or (),
+        api_keys_file=api_keys_file,
+        public_prompts=public_prompt or (),
+        chat_template=chat_template,
+    )
+    with _exit_codes():
+        raise typer.Exit(run_server(line))
+
+
+@app.command()
 def build(
     level: Annotated[
         str | None,

@@ -1,0 +1,69 @@
+"""Who asks: keys, tenants, and the salt that keeps tenants' cached prefixes apart.
+
+Knows headers and digests; refuses to know requests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+__all__ = ["Identity", "Keys"]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """`tenant` is None where the server has no keys: then everybody shares everything."""
+
+    tenant: str | None = None
+    is_admin: bool = False
+
+
+class Keys:
+    """Keys by tenant. A given key is compared with every one of them, each in constant time: how long it
+    takes says nothing about which one it is like."""
+
+    def __init__(self, api_keys: Mapping[str, str], admin_key: str | None = None) -> None:
+        self._tenants = [(_digest(key), tenant) for key, tenant in api_keys.items()]
+        self._admin = None if admin_key is None else _digest(admin_key)
+        self._salting = secrets.token_bytes(32)  # salts cannot be guessed, and change with the boot
+
+    @property
+    def needed(self) -> bool:
+        return bool(self._tenants)
+
+    def identify(self, headers: Mapping[str, str]) -> Identity | None:
+        """By `Authorization: Bearer KEY` or `x-api-key: KEY`; None for a wrong or missing key."""
+        given = _digest(_given_key(headers))
+        found = None
+        for digest, tenant in self._tenants:
+            if hmac.compare_digest(given, digest):
+                found = tenant
+        is_admin = self._admin is not None and hmac.compare_digest(given, self._admin)
+        if is_admin:
+            return Identity(found or "admin", True)
+        if found is not None or not self._tenants:
+            return Identity(found, self._admin is None)
+        return None
+
+    def salt(self, identity: Identity, cache_salt: str = "") -> str:
+        """Of an identity's requests; `cache_salt` is the client's own part, which narrows it."""
+        if identity.tenant is None and not cache_salt:
+            return ""
+        tenant = "" if identity.tenant is None else f"tenant {identity.tenant}"
+        text = f"{tenant}\0{cache_salt}".encode("utf-8", "surrogatepass")
+        return hashlib.blake2b(text, key=self._salting, digest_size=16).hexdigest()
+
+
+def _given_key(headers: Mapping[str, str]) -> str:
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return key.strip()
+    return headers.get("x-api-key", "")
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
