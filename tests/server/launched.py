@@ -88,7 +88,8 @@ def launched(*arguments: str, **environment: str) -> Iterator[Launched]:
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
     try:
-        assert known.wait(START_SECONDS) and server.url, ("it did not start", server.lines)
+        known.wait(START_SECONDS)
+        assert server.url, ("it did not start", server.lines)
         yield server
     finally:
         with contextlib.suppress(ProcessLookupError):

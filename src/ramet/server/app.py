@@ -32,6 +32,7 @@ from ramet.server.generation import Refused
 from ramet.server.guard import Guard, failure_response
 from ramet.server.handler import Generated, Serving, json_bytes
 from ramet.server.identity import Identity, Keys
+from ramet.server.metrics import CONTENT_TYPE, Metrics
 from ramet.server.native import (
     error_body as native_error,
 )
@@ -52,12 +53,19 @@ from ramet.server.reading import ClientDisconnect, json_object, read_body
 from ramet.server.record import Record, Watcher
 from ramet.server.served import ServedModel
 
-__all__ = ["EXTENSIONS", "ServerApp"]
+__all__ = ["EXTENSIONS", "METERED_PATHS", "ServerApp"]
 
 EXTENSIONS = ["spans", "score_choices"]  # what this server adds to the native protocol
 _SMALL_BODY = 2048  # bytes: what takes no time to read and to tokenize
 _HEALTH_SECONDS = 20.0
 _MAX_WAIT = 600.0  # seconds that /flush_cache may wait for running requests
+
+_METRICS_SECONDS = 2.0  # that the engine may take to count
+
+# Whose requests are counted each on its own.
+METERED_PATHS = frozenset(
+    ["/generate", "/score_choices", "/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens", "/v1/models", "/health", "/health_generate", "/tokenize", "/detokenize", "/get_model_info", "/get_server_info", "/flush_cache", "/abort_request", "/metrics", "/live", "/"]
+)
 
 Reader = Callable[[dict[str, Any], ServedModel], Exchange]
 Question = Callable[[dict[str, Any], ServedModel], Any]
@@ -72,12 +80,13 @@ class ServerApp:
         engine: EngineClient,
         model: ServedModel,
         watchers: Sequence[Watcher] = (),
+        metrics: Metrics | None = None,
         routes: Sequence[BaseRoute] = (),
     ) -> None:
         self.options, self.engine, self.model = options, engine, model
         self.keys = Keys(options.api_keys, options.admin_key)
         self.admission = Admission(options.max_held, options.max_queued_tokens)
-        self.watchers = watchers
+        self.watchers, self.metrics = watchers, metrics
         self.started = time.time()
         self._serving = Serving(engine, self.admission, options.write_timeout)
         self.asgi = self._guarded(
@@ -131,6 +140,8 @@ class ServerApp:
             post("/concate_and_append_request", self._safely(self._nothing)),
             post("/encode", self._safely(self._encode)),
         ]
+        if self.metrics is not None:
+            routes.append(get("/metrics", self._safely(self._metrics)))
         for path in ("/tokenize", "/v1/tokenize"):
             routes.append(post(path, self._question(read_tokenize)))
         for path in ("/detokenize", "/v1/detokenize"):
@@ -336,6 +347,22 @@ class ServerApp:
     async def _encode(self, _request: Request) -> Response:
         message = "this server's model generates text; it gives no embeddings"
         raise Refused(Failure(status=400, message=message))
+
+    async def _metrics(self, request: Request) -> Response:
+        self._only_admins(request)
+        stats = None
+        if self.engine.state == "ready":
+            with contextlib.suppress(Refused, TimeoutError):
+                async with asyncio.timeout(_METRICS_SECONDS):
+                    stats = await self.engine.ask("stats")
+        gauges = {
+            "requests_held": self.admission.num_held,
+            "requests_held_tokens": self.admission.num_tokens,
+            "engine_ready": float(self.engine.state == "ready"),
+            "engine_starts": self.engine.num_starts,
+        }
+        assert self.metrics is not None  # or there is no such route
+        return Response(self.metrics.text(stats, gauges), media_type=CONTENT_TYPE)
 
     # -- its end -----------------------------------------------------------------------------------------
 

@@ -7,23 +7,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import resource
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
 from ramet.backends.local import resolve_model
 from ramet.engine.tokenizer import Tokenizer
 from ramet.errors import InvalidRequest
-from ramet.server.app import ServerApp
+from ramet.server.app import METERED_PATHS, ServerApp
 from ramet.server.connection import bounded_protocol
 from ramet.server.engine_client import EngineClient, EngineFailed
+from ramet.server.logs import Log
+from ramet.server.metrics import Metrics
 from ramet.server.options import ServeOptions
 from ramet.server.public import PublicPrompts
+from ramet.server.record import Watcher
 from ramet.server.served import ServedModel
 
 __all__ = ["serve"]
@@ -65,8 +70,13 @@ async def _serve(options: ServeOptions) -> int:
     path = resolve_model(options.engine.model_path)
     tokenizer = Tokenizer.load(Path(options.engine.tokenizer_path or path))
     public = PublicPrompts(tokenizer, options.public_prompts)
+    log, metrics = Log(options.log_level, options.log_format), Metrics(METERED_PATHS)
+    watchers: list[Watcher] = [log, metrics]
     engine = EngineClient(
-        options.engine_options, stall_seconds=options.stall_timeout, public=public.length
+        options.engine_options,
+        stall_seconds=options.stall_timeout,
+        public=public.length,
+        on_event=functools.partial(_tell_all, watchers),
     )
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -79,7 +89,10 @@ async def _serve(options: ServeOptions) -> int:
             return 0
         starting.result()
         model = _served(options, tokenizer, engine)
-        return await _listen(ServerApp(options, engine, model), stopping)
+        app = ServerApp(
+            options, engine, model, watchers, metrics if options.enable_metrics else None
+        )
+        return await _listen(app, stopping)
     except EngineFailed as error:
         print(f"ramet: the engine could not be started: {error}", file=sys.stderr)
         return 1
@@ -88,6 +101,11 @@ async def _serve(options: ServeOptions) -> int:
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
         await engine.close()
+
+
+def _tell_all(watchers: Sequence[Watcher], event: str, facts: dict[str, Any]) -> None:
+    for watcher in watchers:
+        watcher.happened(event, facts)
 
 
 def _served(options: ServeOptions, tokenizer: Tokenizer, engine: EngineClient) -> ServedModel:
