@@ -17,9 +17,10 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from ramet import __version__
 from ramet.backends.remote_template import tokenizer_field
 from ramet.errors import InvalidRequest, Unsupported
 from ramet.params import SamplingParams
@@ -32,6 +33,7 @@ from ramet.server.generation import Refused
 from ramet.server.guard import Guard, failure_response
 from ramet.server.handler import Generated, Serving, json_bytes
 from ramet.server.identity import Identity, Keys
+from ramet.server.live_route import LivePage
 from ramet.server.metrics import CONTENT_TYPE, Metrics
 from ramet.server.native import (
     error_body as native_error,
@@ -64,7 +66,27 @@ _METRICS_SECONDS = 2.0  # that the engine may take to count
 
 # Whose requests are counted each on its own.
 METERED_PATHS = frozenset(
-    ["/generate", "/score_choices", "/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens", "/v1/models", "/health", "/health_generate", "/tokenize", "/detokenize", "/get_model_info", "/get_server_info", "/flush_cache", "/abort_request", "/metrics", "/live", "/"]
+    [
+        "/generate",
+        "/score_choices",
+        "/v1/completions",
+        "/v1/chat/completions",
+        "/v1/responses",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+        "/v1/models",
+        "/health",
+        "/health_generate",
+        "/tokenize",
+        "/detokenize",
+        "/get_model_info",
+        "/get_server_info",
+        "/flush_cache",
+        "/abort_request",
+        "/metrics",
+        "/live",
+        "/",
+    ]
 )
 
 Reader = Callable[[dict[str, Any], ServedModel], Exchange]
@@ -81,18 +103,26 @@ class ServerApp:
         model: ServedModel,
         watchers: Sequence[Watcher] = (),
         metrics: Metrics | None = None,
-        routes: Sequence[BaseRoute] = (),
     ) -> None:
         self.options, self.engine, self.model = options, engine, model
         self.keys = Keys(options.api_keys, options.admin_key)
         self.admission = Admission(options.max_held, options.max_queued_tokens)
-        self.watchers, self.metrics = watchers, metrics
+        self.metrics = metrics
+        self.page: LivePage | None = None
+        if options.enable_page:
+            hello = {
+                "model": model.name,
+                "version": __version__,
+                "max_context": model.max_context,
+                "num_slots": 0 if engine.facts is None else engine.facts.num_slots,
+                "policy": options.engine.schedule_policy,
+            }
+            self.page = LivePage(engine, model, self.keys, hello)
+        self.watchers = [*watchers, *([self.page] if self.page else [])]
         self.started = time.time()
         self._serving = Serving(engine, self.admission, options.write_timeout)
         self.asgi = self._guarded(
-            Starlette(
-                routes=[*self._routes(), *routes], exception_handlers={HTTPException: _no_route}
-            )
+            Starlette(routes=self._routes(), exception_handlers={HTTPException: _no_route})
         )
 
     def _guarded(self, app: Starlette) -> ASGIApp:
@@ -142,6 +172,8 @@ class ServerApp:
         ]
         if self.metrics is not None:
             routes.append(get("/metrics", self._safely(self._metrics)))
+        if self.page is not None:
+            routes += self.page.routes()
         for path in ("/tokenize", "/v1/tokenize"):
             routes.append(post(path, self._question(read_tokenize)))
         for path in ("/detokenize", "/v1/detokenize"):

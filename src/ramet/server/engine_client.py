@@ -87,6 +87,7 @@ class EngineClient:
         self._by_rid: dict[tuple[str, str], int] = {}  # (owner, rid) -> key
         self._rids: dict[int, list[tuple[str, str]]] = {}
         self._owners: dict[int, str] = {}
+        self._kinds: dict[int, str] = {}
         self._questions: dict[int, asyncio.Future[Any]] = {}
         self._writer: asyncio.StreamWriter | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -272,6 +273,7 @@ class EngineClient:
     def _forget(self, key: int) -> None:
         self._generations.pop(key, None)
         self._owners.pop(key, None)
+        self._kinds.pop(key, None)
         for name in self._rids.pop(key, ()):
             self._by_rid.pop(name, None)
 
@@ -282,9 +284,16 @@ class EngineClient:
         return len(self._generations)
 
     def generate(
-        self, calls: Sequence[Call], *, salt: str = "", owner: str = "", stream: bool
+        self,
+        calls: Sequence[Call],
+        *,
+        salt: str = "",
+        owner: str = "",
+        kind: str = "",
+        stream: bool,
     ) -> Generation:
-        """Submit `calls` together. `owner`: whose they are, and whose name a `rid` is. Raises `Refused` where
+        """Submit `calls` together. `owner`: whose they are, and whose name a `rid` is.
+        `kind`: what they came as, for who watches. Raises `Refused` where
         there is no engine, or for a `rid` in use."""
         writer = self._writer
         if writer is None or writer.is_closing():
@@ -298,10 +307,17 @@ class EngineClient:
         parts = [self._part(f"{key}/{i}", call, salt) for i, call in enumerate(calls)]
         generation = Generation(calls, lambda: self._abort(key))
         self._generations[key], self._rids[key] = generation, names
-        self._owners[key] = owner
+        self._owners[key], self._kinds[key] = owner, kind
         self._by_rid.update(dict.fromkeys(names, key))
         write_frame(writer, Submit(key, parts, stream))
         return generation
+
+    def owner_of(self, name: str) -> str | None:
+        """Of a request by the engine's own name for it."""
+        return self._owners.get(_key_of(name))
+
+    def kind_of(self, name: str) -> str:
+        return self._kinds.get(_key_of(name), "")
 
     def _part(self, name: str, call: Call, salt: str) -> Part:
         """`name` is the engine's: two tenants may use the same `rid`."""
@@ -351,6 +367,12 @@ class EngineClient:
             return await question
         finally:
             self._questions.pop(key, None)
+
+
+def _key_of(name: str) -> int:
+    """Of a request's name in the engine: see `EngineClient.generate`."""
+    key = name.partition("/")[0]
+    return int(key) if key.isdecimal() else 0
 
 
 def _array(ids: Any) -> IntArray:

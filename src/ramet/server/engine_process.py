@@ -25,6 +25,7 @@ from ramet.engine.request import LogprobOptions, Request
 from ramet.engine.response import build_meta_info
 from ramet.errors import InvalidRequest, RametError
 from ramet.params import SamplingParams
+from ramet.server.live_facts import look
 from ramet.server.messages import (
     Abort,
     Ask,
@@ -231,6 +232,7 @@ _ANSWERS: dict[str, Callable[[Any, Any, int], Any]] = {
     "stats": lambda _engine, core, _argument: core.stats().to_dict(),
     "flush": lambda _engine, core, _argument: core.flush(),
     "audit": _audit,
+    "look": lambda _engine, core, _argument: look(core),
     "start_profile": _start_profile,
     "stop_profile": _stop_profile,
 }

@@ -95,6 +95,7 @@ class Generated(Response):
                     calls,
                     salt=self.salt,
                     owner=self.record.tenant or "",
+                    kind=self.record.path.rsplit("/", 2)[-1],
                     stream=self.exchange.stream,
                 )
                 seconds = self.record.began + self.timeout - time.monotonic()

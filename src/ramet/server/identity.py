@@ -14,6 +14,9 @@ from dataclasses import dataclass
 __all__ = ["Identity", "Keys"]
 
 
+_KEPT_SALTS = 10_000
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """`tenant` is None where the server has no keys: then everybody shares everything."""
@@ -29,6 +32,7 @@ class Keys:
     def __init__(self, api_keys: Mapping[str, str], admin_key: str | None = None) -> None:
         self._tenants = [(_digest(key), tenant) for key, tenant in api_keys.items()]
         self._admin = None if admin_key is None else _digest(admin_key)
+        self._tenant_by_salt: dict[str, str | None] = {}
         self._salting = secrets.token_bytes(32)  # salts cannot be guessed, and change with the boot
 
     @property
@@ -55,7 +59,15 @@ class Keys:
             return ""
         tenant = "" if identity.tenant is None else f"tenant {identity.tenant}"
         text = f"{tenant}\0{cache_salt}".encode("utf-8", "surrogatepass")
-        return hashlib.blake2b(text, key=self._salting, digest_size=16).hexdigest()
+        salt = hashlib.blake2b(text, key=self._salting, digest_size=16).hexdigest()
+        if len(self._tenant_by_salt) >= _KEPT_SALTS:
+            self._tenant_by_salt.clear()  # names on a page are missing for a while
+        self._tenant_by_salt[salt] = identity.tenant
+        return salt
+
+    def tenant_of(self, salt: str) -> str | None:
+        """Whose a salt is; None where that is nobody's, or not known any more."""
+        return self._tenant_by_salt.get(salt)
 
 
 def _given_key(headers: Mapping[str, str]) -> str:

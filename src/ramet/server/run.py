@@ -144,9 +144,12 @@ async def _listen(app: ServerApp, stopping: asyncio.Task[bool]) -> int:
         )
     )
     serving = asyncio.create_task(server.serve())
+    looking = asyncio.create_task(app.page.run()) if app.page is not None else None
     announcing = asyncio.create_task(_announce(server, options))
     await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
     announcing.cancel()
+    if looking is not None:
+        looking.cancel()
     if not serving.done():
         await app.drain()
         server.should_exit = True
