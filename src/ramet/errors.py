@@ -33,7 +33,10 @@ class InvalidRequest(RametError, ValueError):
 
     def __init__(self, field: str, value: object, problem: str, remedy: str = "") -> None:
         self.field, self.value, self.problem, self.remedy = field, value, problem, remedy
-        shown = repr(value)
+        try:
+            shown = repr(value)
+        except RecursionError:
+            shown = f"a deep {type(value).__name__}"
         if len(shown) > 80:
             shown = shown[:77] + "..."
         message = f"{field}: {shown} {problem}"

@@ -211,6 +211,13 @@ def _integer(name: str, value: object, *, low: int, high: int | None = None) -> 
         )
 
 
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond all floats
+        return False
+
+
 def _number(
     name: str,
     value: object,
@@ -219,7 +226,7 @@ def _number(
     high: float | None = None,
     above_low: bool = False,
 ) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not _finite(value):
         raise InvalidRequest(name, value, "is not a finite number")
     if low is not None and (value < low or (above_low and value == low)):
         raise InvalidRequest(name, value, f"is not above {low}" if above_low else f"is below {low}")

@@ -86,18 +86,19 @@ class MessagesExchange:
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,
+            "stop_details": None,
             "usage": {**usage(sample), "output_tokens": 0},
         }
 
     def stopped(self, sample: Sample, called: bool) -> dict[str, Any]:
+        """`called`: there is a call of a tool."""
         reason = sample.finish_reason or {}
-        matched = reason.get("matched")
+        why, sequence = "tool_use" if called else "end_turn", None
         if reason.get("type") == "length":
             why = "model_context_window_exceeded" if self.cut_by_context else "max_tokens"
-            return {"stop_reason": why, "stop_sequence": None}
-        if isinstance(matched, str) and matched in self.calls[0].params.stop:
-            return {"stop_reason": "stop_sequence", "stop_sequence": matched}
-        return {"stop_reason": "tool_use" if called else "end_turn", "stop_sequence": None}
+        elif reason.get("matched") in self.calls[0].params.stop:
+            why, sequence = "stop_sequence", reason["matched"]
+        return {"stop_reason": why, "stop_sequence": sequence, "stop_details": None}
 
 
 def usage(sample: Sample) -> dict[str, int]:

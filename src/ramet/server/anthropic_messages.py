@@ -12,7 +12,7 @@ look (`anthropic_answers.py`). What differs from the original, on purpose:
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,13 +56,7 @@ def read_messages(body: dict[str, Any], model: ServedModel) -> Exchange:
     fields.refuse_rest()
 
     ids = _render(question, model)
-    room = model.max_context - len(ids)
-    if room < 1:
-        raise InvalidRequest(
-            "messages",
-            f"{len(ids)} tokens",
-            f"leave no room for an answer in the model's context of {model.max_context} tokens",
-        )
+    room = _room(ids, model)
     if question.constraint is not None:
         sampling[question.constraint[0]] = question.constraint[1]
     params = SamplingParams(max_new_tokens=min(wanted, room), **sampling)
@@ -78,6 +72,18 @@ def read_messages(body: dict[str, Any], model: ServedModel) -> Exchange:
         plan=question.plan,
         parallel=question.parallel,
     )
+
+
+def _room(ids: Sequence[int], model: ServedModel) -> int:
+    """The most tokens that an answer can have."""
+    room = model.max_context - len(ids)
+    if room < 1:
+        raise InvalidRequest(
+            "messages",
+            f"{len(ids)} tokens",
+            f"leave no room for an answer in the model's context of {model.max_context} tokens",
+        )
+    return room
 
 
 def count_tokens(body: dict[str, Any], model: ServedModel) -> dict[str, Any]:

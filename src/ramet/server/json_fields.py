@@ -12,9 +12,24 @@ from typing import Any
 
 from ramet.errors import InvalidRequest
 
-__all__ = ["Fields", "json_source", "shown"]
+__all__ = ["MAX_INTEGER", "Fields", "is_unicode", "json_source", "shown", "writable"]
 
+_NO_UNICODE = "holds a lone surrogate, which is no Unicode text"
 MAX_INTEGER = 2**31 - 1  # for counts that have no nearer bound
+
+
+def is_unicode(text: str) -> bool:
+    """Text that can be sent as UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def writable(text: str) -> str:
+    """`text` with lone surrogates spelt out."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class _Words(str):
@@ -42,10 +57,13 @@ def shown(value: Any) -> Any:
 def json_source(value: Any, field: str) -> str:
     """A JSON value as its text. Raises `InvalidRequest` for one that is nested too deeply."""
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (RecursionError, ValueError):
         problem = "is nested too deeply, or holds what is no number in JSON"
         raise InvalidRequest(field, shown(value), problem) from None
+    if not is_unicode(text):
+        raise InvalidRequest(field, shown(value), _NO_UNICODE)
+    return text
 
 
 class Fields:
@@ -103,8 +121,8 @@ class Fields:
             return None
         if not isinstance(value, str) or not least <= len(value) <= most:
             raise self.wrong(name, f"is not a text of {least} to {most} characters")
-        if not _is_unicode(value):
-            raise self.wrong(name, "holds a lone surrogate, which is no Unicode text")
+        if not is_unicode(value):
+            raise self.wrong(name, _NO_UNICODE)
         return value
 
     def one_of(self, name: str, allowed: Collection[str]) -> str | None:
@@ -126,6 +144,8 @@ class Fields:
         for one in values:
             if not one or len(one) > longest:
                 raise self.wrong(name, f"has a text that is empty or longer than {longest}")
+            if not is_unicode(one):
+                raise self.wrong(name, _NO_UNICODE)
         return tuple(values)
 
     def integers(self, name: str, most: int, high: int) -> tuple[int, ...]:
@@ -158,13 +178,5 @@ class Fields:
         for name, value in self._body.items():
             if value is not None and name not in self._taken:
                 remedy = (remedies or {}).get(name, "leave it out")
-                field = self.path(str(shown(name)))
+                field = self.path(writable(str(shown(name))))
                 raise InvalidRequest(field, shown(value), "is not a field of this request", remedy)
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

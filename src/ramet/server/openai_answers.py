@@ -6,13 +6,15 @@ Knows OpenAI's names; refuses to know what a choice holds, which is `openai_chat
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from ramet import __version__
 from ramet.server.exchange import Call, Failure, Sample, Status
+from ramet.server.json_fields import writable
 from ramet.server.openai_fields import Asked
 from ramet.server.served import ServedModel
 
@@ -45,8 +47,7 @@ _ERROR_TYPES = {
 
 def event(value: Mapping[str, Any]) -> bytes:
     """One frame of a stream."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return b"data: " + text.encode("utf-8", "replace") + b"\n\n"
+    return b"data: " + msgspec.json.encode(value) + b"\n\n"
 
 
 def head(asked: Asked, kind: str) -> dict[str, Any]:
@@ -84,23 +85,22 @@ def matched_stop(sample: Sample) -> str | int | None:
 def usage(calls: Sequence[Call], samples: Sequence[Sample]) -> dict[str, Any]:
     """Of all samples so far. A prompt counts once, however many samples it has; its cached tokens are
     those that none of them had to compute."""
-    prompt = sum(len(call.ids) for call in calls)
-    completion = sum(len(sample.output_ids) for sample in samples)
-    cached = 0
-    for place, call in enumerate(calls):
-        hits = [
-            sample.meta["cached_tokens"]
-            for sample in samples
-            if sample.call == place and "cached_tokens" in sample.meta
-        ]
-        if hits:
-            length = len(call.ids)
-            cached += max(0, length - sum(length - hit for hit in hits))
+    lengths = [len(call.ids) for call in calls]
+    computed: dict[int, int] = {}  # prompt tokens, by call
+    completion = 0
+    for sample in samples:
+        completion += len(sample.output_ids)
+        if (hits := sample.meta.get("cached_tokens")) is not None:
+            missed = lengths[sample.call] - hits
+            computed[sample.call] = computed.get(sample.call, 0) + missed
+    prompt = sum(lengths)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": cached},
+        "prompt_tokens_details": {
+            "cached_tokens": sum(max(0, lengths[call] - n) for call, n in computed.items())
+        },
     }
 
 
@@ -136,9 +136,9 @@ def error_body(failure: Failure) -> dict[str, Any]:
         kind = "invalid_request_error" if failure.status < Status.INTERNAL else "server_error"
     return {
         "error": {
-            "message": failure.message,
+            "message": writable(failure.message),
             "type": kind,
-            "param": failure.field,
+            "param": None if failure.field is None else writable(failure.field),
             "code": failure.code,
         }
     }

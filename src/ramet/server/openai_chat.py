@@ -13,6 +13,7 @@ from typing import Any
 
 from ramet.engine.request import LogprobOptions
 from ramet.errors import InvalidRequest
+from ramet.params import SamplingParams
 from ramet.server.exchange import Call
 from ramet.server.json_fields import Fields, json_source, shown
 from ramet.server.messages_text import read_messages, with_instructions
@@ -72,8 +73,7 @@ def read_chat(body: dict[str, Any], model: ServedModel) -> ChatExchange:
     plan, tools = _tools(fields, model, constraint)
     fields.idle("modalities", ["text"])
     fields.idle("verbosity", "medium")
-    separate = fields.flag("separate_reasoning")
-    at_once = not fields.flag("stream_reasoning", default=True)
+    separate, piecewise = _reasoning(fields)
     writing = _Writing.read(fields, model)
     given = fields.take("messages")
     finish_fields(fields)
@@ -86,22 +86,25 @@ def read_chat(body: dict[str, Any], model: ServedModel) -> ChatExchange:
     if max_tokens is None:
         max_tokens = max(1, min(model.max_context - len(ids), DEFAULT_MAX_TOKENS))
     params = sampling_params(found, n=asked.n, max_tokens=max_tokens, constraint=forced)
-    reasoning = None
-    if separate:
-        free = params.constraint in (
-            None,
-            "structural_tag",
-        )  # the others leave no room for thoughts
-        reasoning = Reasoning(begun=free and ends_in_thought(prompt), at_once=at_once)
     return ChatExchange(
         asked=asked,
         call=Call(ids=ids, params=params, logprobs=_options(top_logprobs), rid=rid),
         tokenizer=model.tokenizer,
         top_logprobs=top_logprobs,
-        reasoning=reasoning,
+        reasoning=Reasoning(_begun(prompt, params), not piecewise) if separate else None,
         plan=plan,
         tools=tools,
     )
+
+
+def _reasoning(fields: Fields) -> tuple[bool, bool]:
+    """Are thoughts told apart, and streamed piece by piece?"""
+    return fields.flag("separate_reasoning"), fields.flag("stream_reasoning", default=True)
+
+
+def _begun(prompt: str, params: SamplingParams) -> bool:
+    """The answer begins with thoughts; constraints of the whole text leave no room for them."""
+    return params.constraint in (None, "structural_tag") and ends_in_thought(prompt)
 
 
 def _top_logprobs(fields: Fields) -> int | None:
@@ -130,8 +133,12 @@ def _tools(
 ) -> tuple[ToolPlan | None, tuple[Tool, ...]]:
     """The plan is None where no tool can be called."""
     parallel = fields.flag("parallel_tool_calls", default=True)
-    tools = read_tools(fields.take("tools"))
-    choice = read_tool_choice(fields.take("tool_choice"), tools)
+    value, wanted = fields.take("tools"), fields.take("tool_choice")
+    try:
+        tools = read_tools(value)
+        choice = read_tool_choice(wanted, tools)
+    except RecursionError:
+        raise fields.wrong("tools", "or tool_choice is nested too deeply") from None
     if not tools or choice.mode == "none":
         return None, ()
     if constraint is not None:

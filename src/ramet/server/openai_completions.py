@@ -13,7 +13,7 @@ from typing import Any
 from ramet.engine.request import LogprobOptions
 from ramet.errors import InvalidRequest
 from ramet.server.exchange import Call, Failure, Sample
-from ramet.server.json_fields import MAX_INTEGER, Fields, shown
+from ramet.server.json_fields import MAX_INTEGER, Fields, is_unicode, shown
 from ramet.server.openai_answers import (
     DONE,
     UsageOfStream,
@@ -47,10 +47,23 @@ _KIND = "text_completion"
 
 @dataclass(frozen=True, slots=True)
 class _Prompt:
-    """`text` is None where the client sent ids."""
+    """`text` is None where the client sent ids. `written` is the text that is echoed, and `tokens` are
+    its places, where they are wanted."""
 
     ids: list[int]
     text: str | None
+    written: str = ""
+    tokens: PromptTokens | None = None
+
+    def echoed(self, model: ServedModel, skip_special_tokens: bool) -> _Prompt:
+        """A text's own special tokens are part of it, the ones that the tokenizer put in front are not."""
+        ids, text = self.ids, self.text
+        if text is None:
+            tokens = PromptTokens(model.tokenizer, ids, 0, skip_special_tokens)
+            return _Prompt(ids, None, tokens.text, tokens)
+        bare = model.encode(text, add_special_tokens=False)
+        tokens = PromptTokens(model.tokenizer, ids, len(ids) - len(bare), skip=False)
+        return _Prompt(ids, text, text, tokens)
 
 
 def read_completion(body: dict[str, Any], model: ServedModel) -> CompletionExchange:
@@ -76,6 +89,8 @@ def read_completion(body: dict[str, Any], model: ServedModel) -> CompletionExcha
         constraint=(constraint.field, constraint.source) if constraint else None,
     )
     prompts = _read_prompts(value, model, asked.n)
+    if echo:
+        prompts = [prompt.echoed(model, params.skip_special_tokens) for prompt in prompts]
     rids = _rids(rid, len(prompts))
     scored = LogprobOptions()
     if top is not None:
@@ -87,8 +102,7 @@ def read_completion(body: dict[str, Any], model: ServedModel) -> CompletionExcha
             Call(ids=prompt.ids, params=params, logprobs=scored, rid=name)
             for prompt, name in zip(prompts, rids, strict=True)
         ),
-        texts=tuple(prompt.text for prompt in prompts),
-        echo=echo,
+        prompts=tuple(prompts),
         top_logprobs=top,
     )
 
@@ -134,7 +148,7 @@ def _rids(value: Any, count: int) -> list[str | None]:
         return [None] * count
     names = value if isinstance(value, list) else [value]
     for name in names:
-        if not isinstance(name, str) or not 0 < len(name) <= MAX_RID:
+        if not isinstance(name, str) or not 0 < len(name) <= MAX_RID or not is_unicode(name):
             raise InvalidRequest("rid", shown(name), f"is not a text of 1 to {MAX_RID} characters")
     if len(names) == 1 and count > 1:
         names = [f"{names[0]}_{i}" for i in range(count)]
@@ -148,13 +162,12 @@ def _rids(value: Any, count: int) -> list[str | None]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompletionExchange:
-    """`texts`: of the prompts, None for one that came as ids. `top_logprobs`: None for none at all."""
+    """`prompts`: one for each call. `top_logprobs`: None for none at all."""
 
     asked: Asked
     model: ServedModel
     calls: tuple[Call, ...]
-    texts: tuple[str | None, ...]
-    echo: bool
+    prompts: tuple[_Prompt, ...]
     top_logprobs: int | None
 
     @property
@@ -179,39 +192,25 @@ class CompletionExchange:
     def events(self) -> _Chunks:
         return _Chunks(self)
 
-    def echoed(self, place: int) -> PromptTokens:
-        """The tokens of an echoed prompt. A text's own special tokens are part of it, the ones that the
-        tokenizer put in front are not."""
-        ids, text = list(self.calls[place].ids), self.texts[place]
-        skip = self.calls[place].params.skip_special_tokens
-        if text is None:
-            return PromptTokens(self.model.tokenizer, ids, 0, skip)
-        bare = self.model.encode(text, add_special_tokens=False)
-        return PromptTokens(self.model.tokenizer, ids, len(ids) - len(bare), skip=False)
-
 
 class _Choice:
     """One choice as it is read: what is new of it since the last time."""
 
     def __init__(self, exchange: CompletionExchange, sample: Sample) -> None:
-        call = exchange.calls[sample.call]
-        self._prefix, self._logprobs, self._prompt_ids = "", None, None
-        prompt = None
-        if exchange.echo:
-            prompt, text = exchange.echoed(sample.call), exchange.texts[sample.call]
-            self._prefix = prompt.text if text is None else text
+        call, prompt = exchange.calls[sample.call], exchange.prompts[sample.call]
+        self._prefix, self._logprobs, self._prompt_ids = prompt.written, None, None
         if exchange.top_logprobs is not None:
             self._logprobs = ListLogprobs(
                 exchange.model.tokenizer,
-                list(call.ids),
+                prompt.ids,
                 top=exchange.top_logprobs,
                 skip_special_tokens=call.params.skip_special_tokens,
-                prompt=prompt,
+                prompt=prompt.tokens,
                 start=len(self._prefix),
             )
         self._wants_ids = exchange.asked.token_ids
         if self._wants_ids:
-            self._prompt_ids = [int(token) for token in call.ids]
+            self._prompt_ids = prompt.ids
         self._num_characters = self._num_ids = 0
 
     _logprobs: ListLogprobs | None

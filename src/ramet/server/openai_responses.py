@@ -103,7 +103,6 @@ _UNUSED: Mapping[str, Any] = {
     "previous_response_id": None,
     "reasoning": {"effort": None, "summary": None},
     "service_tier": "default",
-    "store": False,
     "tool_choice": "auto",
     "tools": [],
     "top_logprobs": 0,

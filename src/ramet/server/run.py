@@ -116,7 +116,7 @@ def _served(options: ServeOptions, tokenizer: Tokenizer, engine: EngineClient) -
         model_path=str(options.engine.model_path),
         tokenizer=tokenizer,
         vocab_size=facts.vocab_size,
-        max_context=facts.max_context,
+        max_context=min(facts.max_context, facts.num_slots),  # a request must fit alone
         created=int(time.time()),
         template_source=options.template_source,
     )

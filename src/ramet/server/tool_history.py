@@ -82,7 +82,8 @@ def call_text(name: str, arguments: str, style: Style) -> str:
     """One call, `arguments` being JSON text; what is none is written as a string. With Mistral's style, the
     entry of a list."""
     parsed = _parsed(arguments)
-    written = arguments if isinstance(parsed, dict) else json.dumps(parsed, ensure_ascii=False)
+    is_written = isinstance(parsed, dict) and arguments.strip()
+    written = arguments if is_written else json.dumps(parsed, ensure_ascii=False)
     key = "parameters" if style == "llama3" else "arguments"
     call = f'{{"name": {json.dumps(name, ensure_ascii=False)}, "{key}": {written}}}'
     return f"<tool_call>\n{call}\n</tool_call>" if style == "qwen" else call

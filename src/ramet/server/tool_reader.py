@@ -156,7 +156,7 @@ class ToolReader:
         while (candidate := _CANDIDATES[self._style].search(text, look)) is not None:
             start = candidate.start()
             match = self._match(text, start, _BEGIN[self._style])
-            if match.kind == "found" or (match.kind == "cut" and not self._gives_up(match)):
+            if match.kind != "other" and not self._gives_up(match):
                 self._say(text[at:start])
                 return self._taken(text, start, match)
             look = start + 1
@@ -184,7 +184,7 @@ class ToolReader:
         if steps is _NEXT and match.kind != "other" and not self._gives_up(match):
             return self._taken(text, at, match)
         if steps is not _NEXT and match.kind == "cut":
-            return self._taken(text, at, match)
+            return self._taken(text, at, match)  # no call, so this only waits
         self._stage += 1
         return match.end if match.kind == "found" else at
 

@@ -235,7 +235,7 @@ def _check_depth(value: Any, field: str) -> None:
     while level := [one for one in level if isinstance(one, (dict, list))]:
         depth += 1
         if depth > _MOST_DEPTH:
-            raise InvalidRequest(field, value, f"is nested deeper than {_MOST_DEPTH} levels")
+            raise InvalidRequest(field, "the schema", f"is nested deeper than {_MOST_DEPTH} levels")
         level = [x for one in level for x in (one.values() if isinstance(one, dict) else one)]
 
 
