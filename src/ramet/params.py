@@ -128,7 +128,7 @@ def _bias(value: Any) -> tuple[tuple[int, float], ...]:
     pairs = value.items() if isinstance(value, Mapping) else _as_tuple("logit_bias", value)
     try:
         return tuple(sorted((int(token), float(bias)) for token, bias in pairs))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InvalidRequest(
             "logit_bias", value, "is not a mapping of token ids to numbers"
         ) from None
