@@ -416,8 +416,7 @@ def test_calls_are_held_to_the_choice(style: Style, mode: Any) -> None:
     once = plan_tools(model(), TOOLS, choice, False, style).constraint
     assert once is not None
     assert check(*once, _calls(style, other)) is None
-    if mode != "auto":
-        assert check(*once, _calls(style, other, other)) is not None
+    assert check(*once, _calls(style, other, other)) is not None
 
 
 def test_too_many_schemas_for_a_constraint_are_refused() -> None:

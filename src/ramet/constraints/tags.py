@@ -5,7 +5,8 @@
 
 Text is free until a trigger is complete; then one of the structures that begin with it must follow: the
 rest of its `begin`, JSON as `schema` says, its `end`; then text is free again, any number of times. A
-trigger that never completes is text. Knows this JSON and how to say it in Lark; refuses to know tools.
+trigger that never completes is text. With "stop_after_first" the text ends with its first structure. Knows
+this JSON and how to say it in Lark; refuses to know tools.
 """
 
 from __future__ import annotations
@@ -34,10 +35,14 @@ def read(source: str, limits: ConstraintLimits = DEFAULT, field: str = "structur
     if not isinstance(tag, dict):
         refuse(field, tag, "$", "is not an object")
     for key in tag:
-        if key not in ("type", "structures", "triggers"):
-            refuse(field, tag[key], at("$", key), "is not known", "known are structures, triggers")
+        if key not in ("type", "structures", "triggers", "stop_after_first"):
+            known = "known are structures, triggers, stop_after_first"
+            refuse(field, tag[key], at("$", key), "is not known", known)
     if tag.get("type", "structural_tag") != "structural_tag":
         refuse(field, tag["type"], "$.type", 'is not "structural_tag"')
+    once = tag.get("stop_after_first", False)
+    if not isinstance(once, bool):
+        refuse(field, once, "$.stop_after_first", "is neither true nor false")
     triggers = _triggers(tag.get("triggers"), field)
     structures = tag.get("structures")
     if not isinstance(structures, list) or not 0 < len(structures) <= _MOST_STRUCTURES:
@@ -46,7 +51,7 @@ def read(source: str, limits: ConstraintLimits = DEFAULT, field: str = "structur
     for i, structure in enumerate(structures):
         trigger, rest = _structure(structure, triggers, at("$.structures", i), limits, field)
         by_trigger[trigger].append(rest)
-    return _grammar(by_trigger)
+    return _grammar(by_trigger, once)
 
 
 def literal(text: str) -> str:
@@ -92,13 +97,14 @@ def _structure(
     return trigger, f"{literal(begin[len(trigger) :])} %json {schema} {literal(end)}"
 
 
-def _grammar(by_trigger: dict[str, list[str]]) -> str:
+def _grammar(by_trigger: dict[str, list[str]], once: bool) -> str:
     """A free text is everything without a trigger; one before a structure ends with the first trigger,
     which a lazy piece finds."""
     used = {trigger: rests for trigger, rests in by_trigger.items() if rests}
     found = " | ".join(literal(trigger) for trigger in by_trigger)
+    tags = " | ".join(f"tag{i}" for i in range(len(used)))
     lines = [
-        f"start: ({' | '.join(f'tag{i}' for i in range(len(used)))})* FREE",
+        f"start: {tags} | FREE" if once else f"start: ({tags})* FREE",
         f"FREE: /(?s:.*)/ & ~(/(?s:.*)/ ({found}) /(?s:.*)/)",
     ]
     for i, (trigger, rests) in enumerate(used.items()):

@@ -32,8 +32,8 @@ def tool_calls(
     field of `SamplingParams` and its value. `choice`: "auto" (free text, calls where the model begins
     one), "required" (calls and nothing else) or the name of the one tool that must be called.
 
-    With "auto", `parallel` counts within one list of Mistral's format only: there is free text between
-    other calls anyway. Raises `InvalidRequest` for what is not one of the above.
+    With "auto" and without `parallel` the text ends with its first call. Raises `InvalidRequest` for what is
+    not one of the above.
     """
     if style not in STYLES:
         raise InvalidRequest("style", style, f"is none of {', '.join(STYLES)}")
@@ -80,6 +80,8 @@ def _tag(by_name: Mapping[Any, Any], style: str, parallel: bool) -> str:
         trigger = _MARK
         structures = [{"begin": _MARK, "schema": _list(by_name, parallel), "end": ""}]
     tag = {"type": "structural_tag", "structures": structures, "triggers": [trigger]}
+    if not parallel:
+        tag["stop_after_first"] = True
     return json.dumps(tag, ensure_ascii=False)
 
 
