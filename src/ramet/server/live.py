@@ -189,12 +189,12 @@ class LiveStream:
     ) -> list[bytes]:
         """To be sent now; often nothing. `tree` is None where it is not known (the engine starts)."""
         frames, self._first = self._first, []
-        if tree is not None and (news := _timeless_tree(tree)) != self._tree:
-            self._tree = news
-            frames.append(frame("tree", tree))
         if (news := {**state, "time": None}) != self._state:
             self._state = news
             frames.append(frame("state", state))
+        if tree is not None and (news := _timeless_tree(tree)) != self._tree:
+            self._tree = news
+            frames.append(frame("tree", tree))
         if not frames and now - self._told_at >= IDLE_SECONDS:
             frames.append(comment())
         if frames:
