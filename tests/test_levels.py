@@ -180,7 +180,7 @@ ROOMS = (
             "ramet.pocket",
             "ramet.server",
         ),
-        ("numpy", "msgspec", "starlette", "uvicorn", "uvloop", "prometheus_client"),
+        ("numpy", "msgspec", "starlette", "uvicorn", "uvloop", "httptools", "prometheus_client"),
     ),
     Room("ramet.launch_server", (*LEVEL_0, "ramet.server", "ramet.cli")),
     # ---- the faces -----------------------------------------------------------------------------
