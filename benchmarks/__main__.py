@@ -17,6 +17,8 @@ WITH_OPTIONS = {
     "workloads": "benchmarks.run_workloads",
     "compare": "benchmarks.compare",
     "constraints": "benchmarks.constraints",
+    "fairness": "benchmarks.fairness",
+    "serving": "benchmarks.serving",
 }
 USUAL = ("shared_prefix", "workloads")
 

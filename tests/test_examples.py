@@ -118,6 +118,13 @@ def test_async_calls() -> None:
     assert asyncio.run(load("async_calls").main()) == ["46", "83", "57"]
 
 
+def test_serving() -> None:
+    answer, over_http = load("serving").main()
+    assert "Answer: 68" in answer
+    assert over_http["choices"][0]["message"]["content"] == answer
+    assert over_http["usage"]["prompt_tokens_details"]["cached_tokens"] > 10
+
+
 @pytest.mark.parametrize("name", ["demo", "streaming"])
 def test_an_example_runs_as_a_script(name: str) -> None:
     done = subprocess.run(

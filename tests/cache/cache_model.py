@@ -9,19 +9,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-Key = tuple[str, tuple[int, ...]]
-"""Salt and the tokens of a prefix, which is never empty."""
+Scope = tuple[str, int]
+"""A salt, and how many leading tokens are public all the same."""
+Key = tuple[Scope, tuple[int, ...]]
+"""Whose a prefix is, and its tokens, of which there is at least one."""
+PUBLIC: Scope = ("", 0)
 
 
-def prefixes(salt: str, tokens: list[int], start: int = 0) -> list[Key]:
-    return [(salt, tuple(tokens[:end])) for end in range(start + 1, len(tokens) + 1)]
+def key_of(scope: Scope, tokens: tuple[int, ...]) -> Key:
+    """A prefix without a token of the salt's own is everybody's."""
+    salt, num_public = scope
+    return (PUBLIC if not salt or len(tokens) <= num_public else scope, tokens)
+
+
+def parent_of(key: Key) -> Key:
+    return key_of(key[0], key[1][:-1])
+
+
+def prefixes(scope: Scope, tokens: list[int], start: int = 0) -> list[Key]:
+    return [key_of(scope, tuple(tokens[:end])) for end in range(start + 1, len(tokens) + 1)]
 
 
 @dataclass(eq=False)
 class ModelLease:
     """`tokens` are those of the whole path, the private tail included, whose slots are `tail`."""
 
-    salt: str
+    scope: Scope
     tokens: list[int] = field(default_factory=list)
     published: int = 0
     computed: int = 0
@@ -40,12 +53,12 @@ class Model:
     in_step: bool = False
     time: int = 0
 
-    def match(self, salt: str, tokens: list[int], limit: int | None = None) -> int:
-        keys = prefixes(salt, tokens[: max(0, len(tokens) if limit is None else limit)])
+    def match(self, scope: Scope, tokens: list[int], limit: int | None = None) -> int:
+        keys = prefixes(scope, tokens[: max(0, len(tokens) if limit is None else limit)])
         return next((i for i, key in enumerate(keys) if key not in self.held), len(keys))
 
     def slots_of(self, lease: ModelLease) -> list[int]:
-        path = prefixes(lease.salt, lease.tokens[: lease.published])
+        path = prefixes(lease.scope, lease.tokens[: lease.published])
         return [self.held[key] for key in path] + lease.tail
 
     def free(self) -> set[int]:
@@ -57,7 +70,7 @@ class Model:
     def pinned(self) -> set[Key]:
         found: set[Key] = set()
         for lease in self.leases + self.closing:
-            found.update(prefixes(lease.salt, lease.tokens[: lease.published]))
+            found.update(prefixes(lease.scope, lease.tokens[: lease.published]))
         return found
 
     def num_evictable(self) -> int:
@@ -68,7 +81,7 @@ class Model:
         nothing extends."""
         pinned = self.pinned()
         while gone:
-            extended = {(salt, tokens[:-1]) for salt, tokens in self.held}
+            extended = {parent_of(key) for key in self.held}
             leaves = [k for k in self.held if k not in pinned and k not in extended]
             oldest = min(self.used[key] for key in leaves)
             choice = next((k for k in leaves if k in gone and self.used[k] == oldest), None)
@@ -84,15 +97,14 @@ class Model:
 
     def publish(self, lease: ModelLease) -> int:
         adopted = 0
-        new = prefixes(lease.salt, lease.tokens, lease.published)
+        new = prefixes(lease.scope, lease.tokens, lease.published)
         for key, slot in zip(new, lease.tail, strict=True):
             if key in self.held:
                 adopted += 1
                 continue
             self.held[key] = slot
             self.used[key] = self.time
-            tokens = key[1]
-            if len(tokens) > lease.computed or (lease.salt, tokens[:-1]) in self.pending:
+            if len(key[1]) > lease.computed or parent_of(key) in self.pending:
                 self.pending.add(key)
         lease.tail = []
         lease.published = lease.computed = len(lease.tokens)
@@ -105,7 +117,7 @@ class Model:
     def close(self, lease: ModelLease) -> None:
         self.truncate(lease, lease.published)
         self.leases.remove(lease)
-        if lease.tokens and (lease.salt, tuple(lease.tokens)) in self.pending:
+        if lease.tokens and key_of(lease.scope, tuple(lease.tokens)) in self.pending:
             self.closing.append(lease)
         else:
             self._stamp(lease)
@@ -116,7 +128,7 @@ class Model:
 
     def rollback(self) -> None:
         for lease in self.leases + self.closing:
-            path = prefixes(lease.salt, lease.tokens[: lease.published])
+            path = prefixes(lease.scope, lease.tokens[: lease.published])
             if path and path[-1] in self.pending:
                 kept = sum(key not in self.pending for key in path)
                 lease.tail = []
@@ -135,5 +147,5 @@ class Model:
 
     def _stamp(self, lease: ModelLease) -> None:
         self.time = max(self.time, self.clock())
-        for key in prefixes(lease.salt, lease.tokens):
+        for key in prefixes(lease.scope, lease.tokens):
             self.used[key] = self.time

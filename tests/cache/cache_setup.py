@@ -34,23 +34,25 @@ class SmallCache:
             lease.advance(n)
         return lease.publish(tokens)
 
-    def put(self, tokens: Sequence[int], salt: str = "") -> Lease:
+    def put(self, tokens: Sequence[int], salt: str = "", num_public: int = 0) -> Lease:
         """An open lease on all of `tokens`, computed and published."""
-        lease = self.tree.open(tokens, salt)
+        lease = self.tree.open(tokens, salt, num_public=num_public)
         self.extend(lease, tokens)
         return lease
 
-    def keep(self, tokens: Sequence[int], salt: str = "") -> None:
+    def keep(self, tokens: Sequence[int], salt: str = "", num_public: int = 0) -> None:
         """`tokens` cached, held by nobody."""
-        self.put(tokens, salt).close()
+        self.put(tokens, salt, num_public).close()
 
     def edges(self) -> list[list[int]]:
-        """The tokens of all edges, depth first, in order of first tokens."""
+        """The tokens of all edges, depth first, in order of first tokens, public ones before others."""
         found: list[list[int]] = []
         rest = [root for _, root in sorted(self.tree.roots.items(), reverse=True)]
         while rest:
             node = rest.pop()
             if node.parent is not None:
                 found.append(node.tokens.tolist())
-            rest += [child for _, child in sorted(node.children.items(), reverse=True)]
+            rest += sorted(
+                node.children.values(), key=lambda n: (n.tokens.item(0), n.salt), reverse=True
+            )
         return found

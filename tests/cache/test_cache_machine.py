@@ -19,7 +19,7 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
-from tests.cache.cache_model import Key, Model, ModelLease, prefixes
+from tests.cache.cache_model import PUBLIC, Key, Model, ModelLease, Scope, key_of, prefixes
 
 from ramet.cache import (
     CacheMisuse,
@@ -32,9 +32,13 @@ from ramet.cache import (
     prefix_hashes,
     repair,
 )
+from ramet.cache.node import Node
 
 TOKENS = st.lists(st.integers(0, 2), max_size=7)  # three tokens: most paths meet and part somewhere
-SALTS = st.sampled_from(["", "", "", "other"])
+# Salts, and how many leading tokens are public.
+SCOPES = st.sampled_from(
+    [*[PUBLIC] * 3, ("one", 0), ("one", 2), ("one", 2), ("one", 3), ("two", 2), ("two", 12)]
+)
 LIMITS = st.none() | st.integers(0, 8)
 
 
@@ -52,19 +56,30 @@ class CacheMachine(RuleBasedStateMachine):
 
     # Leases
 
-    @rule(target=leases, tokens=TOKENS, salt=SALTS, limit=LIMITS)
-    def open(self, tokens: list[int], salt: str, limit: int | None) -> Lease:
-        held = self.model.match(salt, tokens, limit)
-        assert self.tree.match(tokens, salt, limit) == held
-        lease = self.tree.open(tokens, salt, limit)
-        return self._enter(lease, ModelLease(salt, tokens[:held], held, held))
+    @rule(target=leases, tokens=TOKENS, scope=SCOPES, limit=LIMITS)
+    def open(self, tokens: list[int], scope: Scope, limit: int | None) -> Lease:
+        held = self.model.match(scope, tokens, limit)
+        salt, num_public = scope
+        assert self.tree.match(tokens, salt, limit, num_public) == held
+        lease = self.tree.open(tokens, salt, limit, num_public)
+        return self._enter(lease, ModelLease(scope, tokens[:held], held, held))
 
-    @rule(target=leases, lease=leases, length=st.integers(1, 12), more=TOKENS, limit=LIMITS)
-    def open_along(self, lease: Lease, length: int, more: list[int], limit: int | None) -> Any:
+    @rule(
+        target=leases,
+        lease=leases,
+        length=st.integers(1, 12),
+        more=TOKENS,
+        scope=SCOPES | st.none(),
+        limit=LIMITS,
+    )
+    def open_along(
+        self, lease: Lease, length: int, more: list[int], scope: Scope | None, limit: int | None
+    ) -> Any:
+        """The same text, of the same salt or another."""
         twin = self._twin(lease)
         if twin is None:
             return multiple()
-        return self.open(twin.tokens[:length] + more, twin.salt, limit)
+        return self.open(twin.tokens[:length] + more, scope or twin.scope, limit)
 
     @rule(target=leases, lease=leases)
     def fork(self, lease: Lease) -> Any:
@@ -73,7 +88,7 @@ class CacheMachine(RuleBasedStateMachine):
             with pytest.raises(CacheMisuse):
                 lease.fork()
             return multiple()
-        copy = ModelLease(twin.salt, list(twin.tokens), twin.published, twin.computed)
+        copy = ModelLease(twin.scope, list(twin.tokens), twin.published, twin.computed)
         return self._enter(lease.fork(), copy)
 
     @rule(lease=leases, more=TOKENS, limit=LIMITS)
@@ -84,7 +99,7 @@ class CacheMachine(RuleBasedStateMachine):
                 lease.extend_match([])
             return
         tokens = twin.tokens + more
-        held = max(twin.published, self.model.match(twin.salt, tokens, limit))
+        held = max(twin.published, self.model.match(twin.scope, tokens, limit))
         assert lease.extend_match(tokens, limit) == held - twin.published
         twin.tokens = tokens[:held]
         twin.published = twin.computed = held
@@ -240,7 +255,7 @@ class CacheMachine(RuleBasedStateMachine):
         held: dict[Key, int] = {}
         for node in self.tree.nodes():
             tokens = [token for above in node.path() for token in above.tokens.tolist()]
-            keys = prefixes(node.salt, tokens, node.depth)
+            keys = prefixes(_scope_of(node), tokens, node.depth)
             held.update(zip(keys, node.slots.tolist(), strict=True))
             assert self.model.pending.issuperset(keys[node.committed :])
             assert self.model.pending.isdisjoint(keys[: node.committed])
@@ -281,10 +296,16 @@ class CacheMachine(RuleBasedStateMachine):
         for _ in range(n):
             slot = twin.tail[twin.computed - twin.published]
             twin.computed += 1
-            self._write((twin.salt, tuple(twin.tokens[: twin.computed])), slot)
+            self._write(key_of(twin.scope, tuple(twin.tokens[: twin.computed])), slot)
 
     def _write(self, key: Key, slot: int) -> None:
         self.kv[slot] = prefix_hashes(np.array(key[1], np.int64))[-1]
+
+
+def _scope_of(node: Node) -> Scope:
+    """Of the edge, by where its salt begins."""
+    begins = next(above for above in node.path() if above.salt == node.salt)
+    return (node.salt, begins.depth)
 
 
 TestCache = CacheMachine.TestCase

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import random
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ import pytest
 pytest.importorskip("torch", reason="torch is not installed")
 
 from ramet.backends.local import Engine
+from ramet.engine.picture import tree_picture
+from ramet.engine.request import LogprobOptions
 from ramet.errors import (
     CheckpointError,
     EngineClosed,
     InvalidRequest,
     RametError,
 )
+from ramet.params import SamplingParams
 from tests.models.checkpoints import CHATML, make_checkpoint
 from tests.models.oracle import transformers_logprobs
 
@@ -368,6 +372,39 @@ def test_many_threads_call_at_once(engine: Engine) -> None:
     for thread in threads:
         thread.join()
     assert [got[i] for i in range(16)] == want
+
+
+def test_tenants_share_the_public_beginning_and_get_the_same_answers(engine: Engine) -> None:
+    engine.flush_cache()
+    ids = [random.Random(9).randrange(4, 600) for _ in range(50)]
+    params = SamplingParams(**{**GREEDY, "n": 2})
+    found = []
+    for salt, num_public in (("", 0), ("a", 40), ("b", 40), ("c", 0)):
+        before = engine.stats
+        requests = engine.samples(
+            None, ids, params, LogprobOptions(), salt=salt, num_public=num_public
+        )
+        found += engine.host.submit(requests).result()
+        after = engine.stats
+        found_salt = after.num_missed_salt - before.num_missed_salt
+        assert found_salt == {"": 0, "a": 10, "b": 10, "c": 50}[salt]
+    assert all(request.output_ids == found[0].output_ids for request in found)
+    assert [request.num_cached for request in found[2::2]] == [40, 40, 0]
+    with pytest.raises(InvalidRequest, match="num_public"):
+        engine.samples(None, ids, params, LogprobOptions(), salt="a", num_public=51)
+
+
+def test_a_picture_of_the_tree_is_drawn_between_two_steps(engine: Engine) -> None:
+    engine.flush_cache()
+    ids = engine.tokenizer.encode("a picture of the tree")
+    engine.generate(input_ids=ids, sampling_params=GREEDY)
+    time.sleep(0.01)
+    picture = engine.host.call(lambda core: tree_picture(core, texts=engine.tokenizer.decode))
+    (node,) = picture["nodes"]
+    assert engine.tokenizer.decode(ids).startswith(node["label"])
+    assert node["label"]
+    assert node["tokens"] == node["computed"] == len(ids) + 11
+    assert 0.01 <= node["age_s"] < 60
 
 
 def test_server_info_and_flush(engine: Engine) -> None:

@@ -194,6 +194,42 @@ def test_salts_keep_tenants_apart() -> None:
     assert core.stats().num_computed_tokens == 81
 
 
+def test_tenants_share_what_is_public_and_nothing_behind_it() -> None:
+    core = make_core()
+    prompt = tokens(40)
+    run_all(core, [ask(prompt, salt="a", num_public=30)])
+    run_all(core, [ask(prompt, salt="b", num_public=30)])
+    assert core.stats().num_computed_tokens == 40 + 10
+    run_all(core, [ask([*prompt, 1], salt="a", num_public=30)])
+    assert core.stats().num_computed_tokens == 40 + 10 + 1
+    run_all(core, [ask([*prompt[:30], 1])])
+    assert core.stats().num_computed_tokens == 40 + 10 + 1 + 1
+
+
+def test_a_public_beginning_that_cold_tenants_share_is_computed_once() -> None:
+    core = make_core(limits=Limits(max_step_tokens=10_000))
+    prompt = tokens(100)
+    requests = [ask(prompt, salt=f"tenant {i}", num_public=80) for i in range(5)]
+    assert run_all(core, requests) == 1
+    assert core.stats().num_computed_tokens == 80 + 5 * 20
+    for request in requests:
+        assert request.output_ids == expected_tokens(prompt, 1, 0, VOCAB)
+
+
+def test_what_a_public_prompt_generates_is_its_tenants() -> None:
+    core = make_core()
+    first = ask(tokens(20), new=10, salt="a", num_public=20)
+    run_all(core, [first])
+    said = first.known.tolist()
+    assert core.tree.match(said, "a", num_public=20) == 29
+    assert core.tree.match(said, "b", num_public=20) == core.tree.match(said) == 20
+
+
+def test_more_public_tokens_than_the_prompt_has_are_refused() -> None:
+    with pytest.raises(InvalidRequest, match="num_public"):
+        ask([1, 2], salt="a", num_public=3)
+
+
 def test_without_cache_everything_is_computed_for_everyone() -> None:
     core = make_core(limits=Limits(use_cache=False))
     prompt = tokens(40)

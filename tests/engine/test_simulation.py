@@ -1,7 +1,7 @@
 """The real scheduler and cache on a model made of hashes: nothing lost, nothing doubled, all finish.
 
 Each seed is one deterministic run: random arrivals, shared prefixes, forks of finished texts, scoring,
-aborts, failing steps, tiny memory. Every output is compared with what the request would give alone.
+tenants with public beginnings, aborts, failing steps, tiny memory. Every output is compared with what the request would give alone.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import pytest
 
 from ramet.cache.audit import audit
 from ramet.engine.loop import EngineCore
+from ramet.engine.misses import CAUSES
 from ramet.engine.request import LogprobOptions, Request
 from ramet.engine.schedule import Limits
 from ramet.engine.simulate import (
@@ -51,11 +52,13 @@ class World:
             policy=rng.choice(["lpm", "lpm", "fcfs", "random"]),
             max_overtaken=rng.choice([1, 3, 64]),
             seed=seed,
+            token_bytes=lambda token: [b"a", b"aa", b"ab", b""][token % 4],
         )
         self.texts: list[list[int]] = [[]]
         self.requests: list[Request] = []
         self.fails = rng.random() < 0.3
         self.aborts = rng.random() < 0.5
+        self.salts = rng.choice([[""], ["", "a", "b"]])
 
     def arrive(self) -> None:
         rng = self.rng
@@ -73,6 +76,8 @@ class World:
             params=SamplingParams(max_new_tokens=new),
             text=PlainText(),
             seed=rng.randrange(3),
+            salt=rng.choice(self.salts),
+            num_public=min(len(prompt), rng.choice([0, 2, 5, 100])),
             logprobs=LogprobOptions(output=True, prompt_start=start),
         )
         self.requests.append(request)
@@ -146,6 +151,9 @@ class World:
         assert stats.num_finished + stats.num_aborted + stats.num_failed == len(self.requests)
         assert stats.num_running == stats.num_waiting == stats.num_pinned_tokens == 0
         assert stats.num_free_slots + stats.num_tree_tokens == self.slots
+        missed = [getattr(stats, f"num_missed_{cause}") for cause in (*CAUSES, "logits")]
+        assert min(missed) >= 0
+        assert sum(missed) == stats.num_prompt_tokens - stats.num_cached_tokens
         assert self.core.flush()
         assert self.core.stats().num_free_slots == self.slots
 

@@ -36,7 +36,7 @@ from ramet.engine.text import GenerationText
 from ramet.errors import BackendError, CheckpointError, InvalidRequest
 from ramet.params import SamplingParams
 
-__all__ = ["Engine", "default_engine"]
+__all__ = ["Engine", "default_engine", "resolve_model"]
 
 TokenIds = Sequence[int] | npt.NDArray[np.int64] | PromptIds
 _SEED_STEP = 0x9E3779B97F4A7C15  # the samples of one request get seeds this far apart
@@ -67,7 +67,7 @@ class Engine:
 
     def __init__(self, model_path: str | Path = "pocket", **options: Any) -> None:
         self.options = EngineOptions.from_kwargs({"model_path": model_path, **options})
-        self._path = _resolve(self.options.model_path)
+        self._path = resolve_model(self.options.model_path)
         assemble = _import_assemble()
         core, self.tokenizer, model = assemble(self._path, self.options)
         self.config = model.config
@@ -207,16 +207,33 @@ class Engine:
     # -- requests, for both faces ----------------------------------------------------------------
 
     def samples(
-        self, rid: str | None, ids: TokenIds, params: SamplingParams, options: LogprobOptions
+        self,
+        rid: str | None,
+        ids: TokenIds,
+        params: SamplingParams,
+        options: LogprobOptions,
+        *,
+        salt: str = "",
+        num_public: int = 0,
     ) -> list[Request]:
-        """`params.n` requests for one prompt. Their seeds follow from the given one, or are drawn."""
+        """`params.n` requests for one prompt. Their seeds follow from the given one, or are drawn. They
+        share cached tokens with requests of the same `salt`, and the first `num_public` prompt tokens
+        with everybody."""
         seed = params.sampling_seed
         if seed is None:
             seed = self._random.getrandbits(63)
         rid = rid or uuid.uuid4().hex
         names = [rid] if params.n == 1 else [f"{rid}#{i}" for i in range(params.n)]
         return [
-            self.request(name, ids, params, options, (seed + i * _SEED_STEP) % 2**64)
+            self.request(
+                name,
+                ids,
+                params,
+                options,
+                (seed + i * _SEED_STEP) % 2**64,
+                salt=salt,
+                num_public=num_public,
+            )
             for i, name in enumerate(names)
         ]
 
@@ -227,6 +244,9 @@ class Engine:
         params: SamplingParams,
         options: LogprobOptions,
         seed: int = 0,
+        *,
+        salt: str = "",
+        num_public: int = 0,
     ) -> Request:
         """A request that the core will take; everything that can be wrong with it is said here."""
         prompt = ids if isinstance(ids, PromptIds) else PromptIds.of(np.array(ids, np.int64))
@@ -244,6 +264,8 @@ class Engine:
             params=params,
             text=text,
             seed=seed,
+            salt=salt,
+            num_public=num_public,
             logprobs=options,
             stop_token_ids=stops,
             constrained=self.constraining.place(
@@ -382,7 +404,8 @@ def _raise_errors(done: RequestsFuture) -> None:
             raise request.error
 
 
-def _resolve(model_path: str) -> Path:
+def resolve_model(model_path: str) -> Path:
+    """The folder of a checkpoint, or of the embedded model. Raises `CheckpointError`."""
     if model_path == "pocket":
         from ramet.pocket import model_path as pocket_path
 

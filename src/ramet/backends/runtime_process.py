@@ -30,7 +30,8 @@ from ramet.errors import BackendError, InvalidRequest, Unsupported
 
 __all__ = ["Runtime", "command_line"]
 
-_SERVER = (sys.executable, "-m", "ramet.launch_server")
+# -P: a file of the working folder must not be taken for a module of this name.
+_SERVER = (sys.executable, "-P", "-m", "ramet.launch_server")
 _KEPT_LINES = 200  # of the server's output
 _SHOWN_LINES = 20  # of these, in an error
 _POLL_SECONDS = 0.05

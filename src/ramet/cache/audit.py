@@ -15,6 +15,7 @@ import numpy.typing as npt
 from ramet.cache.buffer import IntArray
 from ramet.cache.lease import Lease
 from ramet.cache.node import Node
+from ramet.cache.scope import Scope
 from ramet.cache.tree import RadixTree
 from ramet.errors import RametError
 
@@ -103,16 +104,18 @@ def _shape(nodes: list[Node]) -> Iterator[str]:
         for key, child in node.children.items():
             if not len(child):
                 yield f"{child}: the edge is empty"
-            elif child.tokens.item(0) != key:
+            elif (key[1] if isinstance(key, tuple) else key) != child.tokens.item(0):
                 yield f"{child}: under the key {key}, but the edge starts with {child.tokens[0]}"
+            elif not isinstance(key, tuple) and child.salt != node.salt:
+                yield f"{child}: has another salt than its parent"
+            elif isinstance(key, tuple) and (node.salt or key[0] != child.salt or not key[0]):
+                yield f"{child}: hangs under the salt of {key}, where none or another begins"
             if child.parent is not node:
                 yield f"{child}: the parent is {child.parent}, not {node}"
             if child.depth != node.end:
                 yield f"{child}: starts at {child.depth}, the parent ends at {node.end}"
             if child.last_use > node.last_use:
                 yield f"{child}: used at {child.last_use}, after its parent ({node.last_use})"
-            if child.salt != node.salt:
-                yield f"{child}: has another salt than its parent"
             if node.pending and child.committed:
                 yield f"{child}: committed, below tokens that are not"
 
@@ -129,10 +132,20 @@ def _leases(tree: RadixTree, leases: list[Lease], alive: set[int]) -> Iterator[s
             path = np.concatenate([node.slots for node in lease.node.path()])
             if not np.array_equal(path, lease.slots[: lease.num_published]):
                 yield f"{lease}: its slots are not those of its path"
+            if not may_end(lease.scope, lease.node):
+                yield f"{lease}: its path is not of its salt"
             if not lease.num_published <= lease.num_computed <= len(lease):
                 yield f"{lease}: the lengths are not in order"
     for lease in set(tree.leases).difference(leases):
         yield f"{lease}: open, but nobody holds it"
+
+
+def may_end(scope: Scope, node: Node) -> bool:
+    """Whether every token of the path to `node` is of the salt that a key of this scope has there."""
+    return all(
+        above.salt == scope.at(above.depth) and scope.reach(above.depth, above.end) == above.end
+        for above in node.path()
+    )
 
 
 def _slots(tree: RadixTree, nodes: list[Node], leases: list[Lease]) -> Iterator[str]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ramet.cache.buffer import IntArray, IntBuffer, TokenLike, as_tokens
 from ramet.cache.node import Node
+from ramet.cache.scope import Scope
 from ramet.cache.slots import CacheMisuse
 from ramet.errors import InvalidRequest
 
@@ -24,17 +25,19 @@ __all__ = ["Lease"]
 
 
 class Lease:
-    """Opened by `RadixTree.open` and `fork`. `len(lease)` counts all its slots.
+    """Opened by `RadixTree.open` and `fork`. `len(lease)` counts all its slots. `scope` says which of the
+    path's tokens are public and whose the others are.
 
     Lengths count tokens from the start of the path. What is published is computed: outside of a step
     because `publish` insists, in a step because the step computes it or takes it back.
     """
 
-    __slots__ = ("_num_tail_computed", "_slots", "closed", "node", "tree")
+    __slots__ = ("_num_tail_computed", "_slots", "closed", "node", "scope", "tree")
 
-    def __init__(self, tree: RadixTree, node: Node, slots: IntArray) -> None:
+    def __init__(self, tree: RadixTree, node: Node, slots: IntArray, scope: Scope) -> None:
         self.tree = tree
         self.node = node
+        self.scope = scope
         self.closed = False
         self._slots = IntBuffer(slots)
         self._num_tail_computed = 0
@@ -74,7 +77,7 @@ class Lease:
         `limit`): others may have published them meanwhile. Returns how many tokens that gained.
         Raises `CacheMisuse` while there is a private tail."""
         self._check_published("extend_match")
-        self.node, gained = self.tree.follow(self.node, as_tokens(tokens), limit)
+        self.node, gained = self.tree.follow(self.node, as_tokens(tokens), limit, self.scope)
         if gained.size:
             self._slots.append(gained)
         return gained.size
@@ -118,14 +121,18 @@ class Lease:
         self._check_publishable(tokens.size)
         start, num_computed = self.num_published, self.num_computed
         own = self._slots.view[start:].copy()
-        self.node, adopted = self.tree.follow(self.node, tokens, None)
+        self.node, adopted = self.tree.follow(self.node, tokens, None, self.scope)
         if adopted.size:
             self._slots.write(start, adopted)
             self.tree.pool.free(own[: adopted.size])
         new = start + adopted.size
         if new < tokens.size:
             self.node = self.tree.attach(
-                self.node, tokens[new:], own[adopted.size :], max(0, num_computed - new)
+                self.node,
+                tokens[new:],
+                own[adopted.size :],
+                max(0, num_computed - new),
+                self.scope,
             )
         self._num_tail_computed = 0
         return adopted.size
@@ -133,7 +140,7 @@ class Lease:
     def fork(self) -> Lease:
         """Another lease at the same place. Raises `CacheMisuse` while there is a private tail."""
         self._check_published("fork")
-        return self.tree.hold(self.node, self._slots.view)
+        return self.tree.hold(self.node, self._slots.view, self.scope)
 
     def truncate(self, length: int) -> None:
         """Give back the private tail behind `length`. What is published stays."""

@@ -9,15 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ramet.cache.buffer import IntArray, IntBuffer, common_prefix
+from ramet.cache.scope import Scope
 
-__all__ = ["Node", "edges"]
+__all__ = ["Key", "Node", "edges"]
+
+Key = int | tuple[str, int]
+"""Under what a node hangs: the first token of its edge; where a salt begins, that salt and the token."""
 
 
 class Node:
     """`tokens` and `slots` (int64, same length) are the edge from `parent`; a root has none.
 
+    `salt`: who alone may share the edge's tokens. It is the parent's, unless that is "" (public): there
+    any salt may begin. An edge has one salt.
     `pins`: open leases that end here or below. `last_use`: when a lease last let go of the node; a
-    pinned node is in use now, whatever it says. `serial`: unique, in order of creation. `depth`: tokens
+    pinned node is in use now, whatever it says. `children`: those that no lease holds are in order of
+    last use, the latest at the end. `serial`: unique, in order of creation. `depth`: tokens
     above the edge, `end` with the edge. `order`: the serials of the path, as `RadixTree.order_key` last
     made them for the tree's `shape` of then. `committed`: how many of the edge's tokens have their KV; the
     others were published in the running step. `queued`: has an entry in the `LeafQueue`.
@@ -54,7 +61,7 @@ class Node:
         self._tokens = IntBuffer(tokens)
         self._slots = IntBuffer(slots)
         self.depth = 0
-        self.children: dict[int, Node] = {}
+        self.children: dict[Key, Node] = {}
         self.committed = 0
         self.pins = 0
         self.last_use = last_use
@@ -82,6 +89,13 @@ class Node:
         return self.depth + self._tokens.view.size
 
     @property
+    def key(self) -> Key:
+        """Under which key the parent has this node."""
+        token: int = self._tokens.view.item(0)
+        parent = self.parent
+        return token if parent is None or parent.salt == self.salt else (self.salt, token)
+
+    @property
     def pending(self) -> bool:
         """Whether tokens of the edge still wait for the running step."""
         return self.committed < self._tokens.view.size
@@ -98,6 +112,14 @@ class Node:
             path.append(path[-1].parent)
         path.reverse()
         return path
+
+    def used(self, now: float) -> None:
+        """A lease let go of it: the latest of its siblings."""
+        self.last_use = now
+        if self.parent is not None and len(self):
+            siblings, key = self.parent.children, self.key
+            if siblings.get(key) is self:
+                siblings[key] = siblings.pop(key)
 
     def append(self, tokens: IntArray, slots: IntArray) -> None:
         self._tokens.append(tokens)
@@ -141,15 +163,15 @@ class Node:
         upper.parent = None
 
     def hang(self, parent: Node) -> None:
-        """Be the child of `parent` for its first token, in the place of any other."""
+        """Be the child of `parent` for its key, in the place of any other."""
         self.parent = parent
         self.depth = parent.end
-        parent.children[self.tokens.item(0)] = self
+        parent.children[self.key] = self
 
     def drop(self) -> None:
         """Leave the tree."""
         assert self.parent is not None
-        del self.parent.children[self.tokens.item(0)]
+        del self.parent.children[self.key]
         self.parent = None
 
     def __repr__(self) -> str:
@@ -159,17 +181,18 @@ class Node:
         )
 
 
-def edges(node: Node, tokens: IntArray, stop: int) -> Iterator[tuple[Node, int]]:
+def edges(node: Node, tokens: IntArray, stop: int, scope: Scope) -> Iterator[tuple[Node, int]]:
     """The nodes below `node` along `tokens[node.end:stop]`, each with how many tokens of its edge agree.
 
     `tokens` starts at the root. Only the last node may agree in part; the caller may split it.
     """
     position = node.end
     while position < stop:
-        child = node.children.get(tokens.item(position))
+        salt, token = scope.at(position), tokens.item(position)
+        child = node.children.get(token if salt == node.salt else (salt, token))
         if child is None:
             return
-        shared = common_prefix(child.tokens, tokens[position:stop])
+        shared = common_prefix(child.tokens, tokens[position : scope.reach(position, stop)])
         whole = shared == len(child)
         yield child, shared
         if not whole:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ramet.cache.audit import violations, walk
+from ramet.cache.audit import may_end, violations, walk
 from ramet.cache.buffer import IntArray
 from ramet.cache.lease import Lease
-from ramet.cache.node import Node
+from ramet.cache.node import Key, Node
 from ramet.cache.tree import RadixTree
 
 __all__ = ["RepairReport", "repair"]
@@ -99,15 +99,20 @@ def _rebuild(tree: RadixTree, sound: _Sound) -> set[int]:
             if length > 0 and _follows(node, key, child):
                 if length < max(child.tokens.size, child.slots.size):
                     child.cut(length)  # what hangs below does not follow any more
-                child.salt = node.salt
                 child.hang(node)
                 rest.append(child)
     return alive
 
 
-def _follows(node: Node, key: int, child: Node) -> bool:
-    """Whether the tokens that the child was computed behind are those above `node` and its own."""
-    return child.parent is node and child.depth == node.end and child.tokens.item(0) == key
+def _follows(node: Node, key: Key, child: Node) -> bool:
+    """Whether the tokens that the child was computed behind are those above `node` and its own, and the
+    salt is `node`'s or begins here."""
+    return (
+        child.parent is node
+        and child.depth == node.end
+        and child.key == key
+        and (child.salt == node.salt or not node.salt)
+    )
 
 
 def _put_back(
@@ -115,10 +120,12 @@ def _put_back(
 ) -> None:
     """Let the lease end at the last node of its path that can be believed."""
     node: Node | None = lease.node
-    while node is not None and not (id(node) in alive and _leads_to(node, lease.slots)):
+    while node is not None and not (
+        id(node) in alive and may_end(lease.scope, node) and _leads_to(node, lease.slots)
+    ):
         node = node.parent
     if node is None:
-        node = tree.root(lease.node.salt)
+        node = tree.root(lease.scope)
     length = node.end
     if length == published:
         length += sound.leading(lease.slots[published:])

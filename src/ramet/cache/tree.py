@@ -6,6 +6,10 @@ KV. Whoever wants to hold KV opens a lease (`lease.py`); whatever no lease holds
 Nodes split where a lease ends inside an edge, and join again with an only child that the same leases
 hold, so that a long generation stays one edge. (After the radix tree of SGLang, arXiv 2312.07104.)
 
+A key may begin with public tokens: those lie below the root of the empty salt, where everybody shares
+them, and the key's salt begins at a node of its own below (`scope.py`). Behind it there is no way to
+what hangs beside it.
+
 A *step* publishes prefixes before their KV is written, so that later requests of the same batch match
 them. `commit_step` says that it was written; `rollback_step` takes them back.
 """
@@ -21,6 +25,7 @@ from ramet.cache.buffer import IntArray, TokenLike, as_tokens
 from ramet.cache.lease import Lease
 from ramet.cache.node import Node, edges
 from ramet.cache.queue import LeafQueue
+from ramet.cache.scope import Scope
 from ramet.cache.slots import CacheMisuse, OutOfSlots, SlotPool
 
 __all__ = ["RadixTree", "depth_first_key", "path_key"]
@@ -29,8 +34,9 @@ _NOTHING = np.empty(0, np.int64)
 
 
 class RadixTree:
-    """Prefixes by salt; keys of different salts share nothing.
+    """Prefixes by salt; keys of different salts share nothing but leading tokens that both call public.
 
+    Those are the first `num_public` of a key with a salt, and all of a key with the salt "".
     `clock` gives the times for least-recently-used eviction (default: a counter); it may stand still.
     `version` increases whenever the set of held prefixes changes, `num_cuts` when one of them is
     forgotten, `shape` when nodes split or join. Counters are in tokens, one slot each.
@@ -40,6 +46,7 @@ class RadixTree:
         self.pool = slots
         self.version = 0
         self.num_cuts = 0
+        self.num_evicted_tokens = 0
         self.shape = 0
         self.num_tree_tokens = 0
         self.num_pinned_tokens = 0
@@ -63,18 +70,23 @@ class RadixTree:
     def in_step(self) -> bool:
         return self._journal is not None
 
-    def match(self, tokens: TokenLike, salt: str = "", limit: int | None = None) -> int:
+    def match(
+        self, tokens: TokenLike, salt: str = "", limit: int | None = None, num_public: int = 0
+    ) -> int:
         """How many leading tokens, at most `limit`, are held. Changes nothing."""
-        root = self.roots.get(salt)
+        scope = Scope.of(salt, num_public)
+        root = self.roots.get(scope.at(0))
         if root is None:
             return 0
         tokens = as_tokens(tokens)
-        return sum(shared for _, shared in edges(root, tokens, _stop(tokens, limit)))
+        return sum(shared for _, shared in edges(root, tokens, _stop(tokens, limit), scope))
 
-    def open(self, tokens: TokenLike, salt: str = "", limit: int | None = None) -> Lease:
+    def open(
+        self, tokens: TokenLike, salt: str = "", limit: int | None = None, num_public: int = 0
+    ) -> Lease:
         """A lease on the longest held prefix of `tokens`, at most `limit` of them."""
-        tokens = as_tokens(tokens)
-        lease = self.hold(self.root(salt), _NOTHING)
+        tokens, scope = as_tokens(tokens), Scope.of(salt, num_public)
+        lease = self.hold(self.root(scope), _NOTHING, scope)
         lease.extend_match(tokens, limit)
         return lease
 
@@ -108,6 +120,7 @@ class RadixTree:
             taken = min(len(node), n - freed)
             self._cut(node, len(node) - taken)
             freed += taken
+        self.num_evicted_tokens += freed
         return freed
 
     def flush(self) -> int:
@@ -153,8 +166,9 @@ class RadixTree:
 
     # For leases and `repair` only
 
-    def root(self, salt: str) -> Node:
-        """The root of all keys with this salt. It goes when nothing is below and no lease holds it."""
+    def root(self, scope: Scope) -> Node:
+        """Where keys of this scope begin. It goes when nothing is below and no lease holds it."""
+        salt = scope.at(0)
         root = self.roots.get(salt)
         if root is None:
             root = Node(next(self._serials), salt, None, _NOTHING, _NOTHING, self._now)
@@ -171,11 +185,11 @@ class RadixTree:
             self.evict(short)
         return self.pool.alloc(n)
 
-    def hold(self, node: Node, slots: IntArray) -> Lease:
+    def hold(self, node: Node, slots: IntArray, scope: Scope) -> Lease:
         """A new lease that ends at `node`; `slots` are those of the path."""
         for above in node.path():
             self._pin(above)
-        lease = Lease(self, node, slots)
+        lease = Lease(self, node, slots, scope)
         self.leases[lease] = None
         return lease
 
@@ -188,12 +202,14 @@ class RadixTree:
         else:
             self.release(end)
 
-    def follow(self, node: Node, tokens: IntArray, limit: int | None) -> tuple[Node, IntArray]:
+    def follow(
+        self, node: Node, tokens: IntArray, limit: int | None, scope: Scope
+    ) -> tuple[Node, IntArray]:
         """Move a pin from `node` as far down along `tokens` as they are held; returns its new place
         and the slots in between."""
         gained: list[IntArray] = []
         end = node
-        for child, shared in edges(node, tokens, _stop(tokens, limit)):
+        for child, shared in edges(node, tokens, _stop(tokens, limit), scope):
             end = child if shared == len(child) else self._split(child, shared)
             self._pin(end)
             gained.append(end.slots)
@@ -202,14 +218,28 @@ class RadixTree:
         self._settle(node)
         return end, gained[0] if len(gained) == 1 else np.concatenate(gained)
 
-    def attach(self, node: Node, tokens: IntArray, slots: IntArray, num_computed: int) -> Node:
+    def attach(
+        self, node: Node, tokens: IntArray, slots: IntArray, num_computed: int, scope: Scope
+    ) -> Node:
         """Put new tokens below `node`, where a lease ends that moves with them; returns its new place.
-        Nothing below `node` starts with `tokens[0]`. The first `num_computed` have their KV."""
-        committed = 0 if node.pending else num_computed
-        if node.pins == 1 and not node.children and node.parent is not None:
+        Nothing below `node` has the key of `tokens[0]`. The first `num_computed` have their KV."""
+        start = node.end
+        public = scope.reach(start, start + tokens.size) - start
+        if public < tokens.size:
+            node = self._attach(node, tokens[:public], slots[:public], num_computed, "")
+            tokens, slots = tokens[public:], slots[public:]
+            num_computed = max(0, num_computed - public)
+        return self._attach(node, tokens, slots, num_computed, scope.at(node.end))
+
+    def _attach(
+        self, node: Node, tokens: IntArray, slots: IntArray, num_computed: int, salt: str
+    ) -> Node:
+        committed = 0 if node.pending else min(num_computed, tokens.size)
+        only_here = node.pins == 1 and not node.children and node.parent is not None
+        if only_here and node.salt == salt:
             node.append(tokens, slots)  # nobody else is here: the edge grows
         else:
-            node = Node(next(self._serials), node.salt, node, tokens, slots, node.last_use)
+            node = Node(next(self._serials), salt, node, tokens, slots, node.last_use)
             node.pins = 1
             self.num_nodes += 1
         node.committed += committed
@@ -232,7 +262,7 @@ class RadixTree:
         path = node.path()
         for above in path:
             self._unpin(above)
-            above.last_use = self._now
+            above.used(self._now)
         for above in path:  # from the root on, so that joining a chain costs time in its tokens
             self._settle(above)
 
@@ -311,8 +341,10 @@ class RadixTree:
         """After a node lost a pin, a lease's end or a child: join, queue or drop it where that is due."""
         if len(node.children) == 1 and node.parent is not None:
             (child,) = node.children.values()
-            # Only where nothing is lost: no lease ends at the node, and both have the same age.
-            if node.pins == child.pins and (node.pins or node.last_use == child.last_use):
+            # Only where nothing is lost: no lease ends at the node, no salt begins behind it, and both
+            # have the same age.
+            same = node.pins == child.pins and node.salt == child.salt
+            if same and (node.pins or node.last_use == child.last_use):
                 child.join()
                 self.num_nodes -= 1
                 self.shape += 1

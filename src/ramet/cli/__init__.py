@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 from ramet.cli.failure import CANCELLED, FAILED, USAGE, UsageError
+from ramet.cli.serve_help import ServeCommand
 from ramet.errors import RametError
 
 __all__ = ["app", "main"]
@@ -154,91 +155,106 @@ def chat(
         chat_loop(Chat(engine, system, given), sys.stdin, sys.stdout, interactive=interactive)
 
 
-@app.command()
+@app.command(cls=ServeCommand)
 def serve(
     model: Annotated[
-        str, typer.Option("--model", "-m", "--model-path", help='A checkpoint folder, or "pocket".')
+        str,
+        typer.Option(
+            "--model", "-m", "--model-path", metavar="FOLDER", help='A checkpoint, or "pocket".'
+        ),
     ] = "pocket",
-    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 30000,
+    served_model_name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What clients call it.")
+    ] = None,
+    chat_template: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Instead of the model's own.")
+    ] = None,
+    context_length: Annotated[
+        int | None, typer.Option(metavar="TOKENS", help="Most that a request may have.")
+    ] = None,
+    max_cache_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--max-cache-tokens", "--max-total-tokens", metavar="TOKENS", help="KV slots."
+        ),
+    ] = None,
+    quantization: Annotated[
+        str | None, typer.Option(metavar="int8", help="Weights in 8 bits (CPU).")
+    ] = None,
+    kv_cache_dtype: Annotated[
+        str | None, typer.Option(metavar="TYPE", help="float16: half the memory per slot.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(metavar="TYPE", help="Of the weights: float32, ...")
+    ] = None,
+    device: Annotated[str | None, typer.Option(metavar="NAME", help="cpu or cuda.")] = None,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="NUMBER", help="0 takes a free one.")] = 30000,
     api_key: Annotated[
         list[str] | None,
-        typer.Option(metavar="[TENANT=]KEY", help="Who may ask (or $RAMET_API_KEY). Repeatable."),
+        typer.Option(metavar="[TENANT=]KEY", help="Repeatable; or $RAMET_API_KEY."),
     ] = None,
     api_keys_file: Annotated[
         str | None, typer.Option(metavar="FILE", help='{"TENANT": "KEY", ...}')
     ] = None,
     admin_key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="Needed for flushing, profiles, metrics.")
+        str | None,
+        typer.Option(metavar="KEY", help="For /metrics, /flush_cache; $RAMET_ADMIN_KEY."),
     ] = None,
-    public_prompt: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FILE", help="A prompt's beginning whose cache tenants share."),
-    ] = None,
-    tls_cert: Annotated[
-        str | None, typer.Option(metavar="FILE", help="PEM; with --tls-key.")
-    ] = None,
-    tls_key: Annotated[str | None, typer.Option(metavar="FILE", hidden=True)] = None,
+    tls_cert: Annotated[str | None, typer.Option(metavar="FILE", help="PEM.")] = None,
+    tls_key: Annotated[str | None, typer.Option(metavar="FILE", help="PEM.")] = None,
     allow_origin: Annotated[
-        list[str] | None, typer.Option(metavar="URL", help="Whose pages may ask from a browser.")
-    ] = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    quantization: Quantization = None,
-    kv_cache_dtype: Annotated[str | None, typer.Option(help="Of cached keys and values.")] = None,
-    context_length: Annotated[
-        int | None, typer.Option(help="Tokens that a request may have.")
-    ] = None,
-    max_cache_tokens: Annotated[
-        int | None, typer.Option("--max-cache-tokens", "--max-total-tokens", help="KV slots.")
+        list[str] | None,
+        typer.Option(metavar="URL", help="Whose pages may ask from a browser."),
     ] = None,
     max_running: Annotated[
         int | None,
-        typer.Option("--max-running", "--max-running-requests", help="That decode at a time."),
+        typer.Option(
+            "--max-running", "--max-running-requests", metavar="N", help="Samples in a batch. [256]"
+        ),
     ] = None,
     max_queued: Annotated[
-        int | None, typer.Option("--max-queued", "--max-queued-requests", help="More get 429.")
+        int | None,
+        typer.Option(
+            "--max-queued", "--max-queued-requests", metavar="N", help="More get 429. [1024]"
+        ),
     ] = None,
     request_timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="For a whole answer.")
+        float | None, typer.Option(metavar="SECONDS", help="For a whole answer. [600]")
     ] = None,
     shutdown_timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="For what runs when stopped.")
+        float | None, typer.Option(metavar="SECONDS", help="For what runs at SIGTERM. [30]")
     ] = None,
-    chat_template: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Instead of the model's own.")
-    ] = None,
-    served_model_name: Annotated[str | None, typer.Option(help="What clients call it.")] = None,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
-    log_format: Annotated[str, typer.Option(help="text or json.")] = "text",
-    tokenizer_path: Annotated[str | None, typer.Option(hidden=True)] = None,
-    schedule_policy: Annotated[str | None, typer.Option(hidden=True)] = None,
+    log_level: Annotated[
+        str, typer.Option(metavar="LEVEL", help="debug, info, warning, error.")
+    ] = "info",
+    log_format: Annotated[str, typer.Option(metavar="FORM", help="text or json.")] = "text",
+    public_prompt: Annotated[list[str] | None, typer.Option(metavar="FILE")] = None,
+    tokenizer_path: Annotated[str | None, typer.Option()] = None,
+    schedule_policy: Annotated[str | None, typer.Option()] = None,
     max_step_tokens: Annotated[
-        int | None, typer.Option("--max-step-tokens", "--chunked-prefill-size", hidden=True)
+        int | None, typer.Option("--max-step-tokens", "--chunked-prefill-size")
     ] = None,
-    mem_fraction_static: Annotated[float | None, typer.Option(hidden=True)] = None,
-    disable_radix_cache: Annotated[
-        bool | None, typer.Option("--disable-radix-cache", hidden=True)
-    ] = None,
-    random_seed: Annotated[int | None, typer.Option("--seed", "--random-seed", hidden=True)] = None,
+    mem_fraction_static: Annotated[float | None, typer.Option()] = None,
+    disable_radix_cache: Annotated[bool | None, typer.Option("--disable-radix-cache")] = None,
+    random_seed: Annotated[int | None, typer.Option("--seed", "--random-seed")] = None,
     tp_size: Annotated[  # noqa: ARG001 - other numbers are refused
-        int, typer.Option("--tp-size", "--tp", min=1, max=1, hidden=True)
+        int, typer.Option("--tp-size", "--tp", min=1, max=1)
     ] = 1,
-    num_threads: Annotated[int | None, typer.Option(hidden=True)] = None,
-    stall_timeout: Annotated[float | None, typer.Option(hidden=True)] = None,
-    write_timeout: Annotated[float | None, typer.Option(hidden=True)] = None,
-    max_connections: Annotated[int | None, typer.Option(hidden=True)] = None,
-    max_queued_tokens: Annotated[int | None, typer.Option(hidden=True)] = None,
-    max_body_bytes: Annotated[int | None, typer.Option(hidden=True)] = None,
+    num_threads: Annotated[int | None, typer.Option()] = None,
+    stall_timeout: Annotated[float | None, typer.Option()] = None,
+    write_timeout: Annotated[float | None, typer.Option()] = None,
+    max_connections: Annotated[int | None, typer.Option()] = None,
+    max_queued_tokens: Annotated[int | None, typer.Option()] = None,
+    max_body_bytes: Annotated[int | None, typer.Option()] = None,
     enable_cache_report: Annotated[  # noqa: ARG001 - cached tokens are always reported
-        bool, typer.Option("--enable-cache-report", hidden=True)
+        bool, typer.Option("--enable-cache-report")
     ] = False,
-    enable_metrics: Annotated[bool, typer.Option("--metrics/--no-metrics", hidden=True)] = True,
-    enable_page: Annotated[bool, typer.Option("--page/--no-page", hidden=True)] = True,
+    enable_metrics: Annotated[bool, typer.Option("--metrics/--no-metrics")] = True,
+    enable_page: Annotated[bool, typer.Option("--page/--no-page")] = True,
 ) -> None:
-    """Serve a model over HTTP: OpenAI's, Anthropic's and the native protocol, and a page to watch it.
-
-    More options: docs/serving.md.
+    """Serve a model over HTTP, in the protocols of OpenAI, Anthropic and SGLang, with a page that shows
+    what goes on. The rest of the options: docs/serving.md.
     """
     from ramet.cli.serve import ServeLine, run_server
 

@@ -130,7 +130,7 @@ class Compiler:
         try:
             answer = self._compile(kind, source)
         except InvalidRequest as error:
-            answer = _Refusal(error.field, error.value, error.problem, error.remedy)
+            answer = _Refusal(error.field, _beginning(error.value), error.problem, error.remedy)
         finally:
             with self._lock:
                 self._running.pop(key, None)
@@ -149,7 +149,7 @@ class Compiler:
         self._workshop.interrupt(kind, source)
         return _Refusal(
             kind,
-            source,
+            _beginning(source),
             f"could not be compiled within {PATIENCE:g} s",
             "make it smaller, or try again when less is being compiled",
         )
@@ -201,6 +201,11 @@ def _prune(folder: Path) -> None:
     files.sort(key=lambda entry: entry.stat().st_mtime)
     for entry in files[: max(0, len(files) - KEPT_FILES)]:
         os.unlink(entry.path)
+
+
+def _beginning(value: object) -> object:
+    """As much of a value as its error shows: refusals are remembered, and sources may be long."""
+    return value[:200] if isinstance(value, str) else value
 
 
 def lower_priority() -> None:

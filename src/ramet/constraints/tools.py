@@ -79,7 +79,11 @@ def _tag(by_name: Mapping[Any, Any], style: str, parallel: bool) -> str:
     if style == "mistral":
         trigger = _MARK
         structures = [{"begin": _MARK, "schema": _list(by_name, parallel), "end": ""}]
-    tag = {"type": "structural_tag", "structures": structures, "triggers": [trigger]}
+    tag: dict[str, Any] = {
+        "type": "structural_tag",
+        "structures": structures,
+        "triggers": [trigger],
+    }
     if not parallel:
         tag["stop_after_first"] = True
     return json.dumps(tag, ensure_ascii=False)

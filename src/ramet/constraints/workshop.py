@@ -117,7 +117,7 @@ class Workshop:
         if self._process is None or self._process.poll() is not None:
             self._kill()
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "ramet.constraints.workshop"],
+                [sys.executable, "-P", "-m", "ramet.constraints.workshop"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

@@ -67,6 +67,7 @@ def assemble(path: Path, options: EngineOptions) -> tuple[EngineCore, Tokenizer,
         audit_every_step=options.audit,
         seed=options.seed or 0,
         drafts=Drafts() if _drafts(model, options) else None,
+        token_bytes=tokenizer.token_bytes.of,
     )
     return core, tokenizer, model
 

@@ -8,9 +8,12 @@ most, never the loop.
 from __future__ import annotations
 
 import itertools
+import math
+import secrets
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any, Protocol
 
 from ramet.cache.audit import AuditError, audit
@@ -20,7 +23,8 @@ from ramet.cache.tree import RadixTree
 from ramet.engine.batch import Batch, SampleQuery
 from ramet.engine.constrained import Constrained
 from ramet.engine.drafts import Drafts
-from ramet.engine.policy import PolicyName, WaitingQueue
+from ramet.engine.misses import Misses
+from ramet.engine.policy import MAX_OVERTAKEN, PolicyName, WaitingQueue
 from ramet.engine.request import Request, ScoredToken
 from ramet.engine.schedule import Limits, Scheduler
 from ramet.engine.stats import EngineStats
@@ -59,7 +63,8 @@ class Runner(Protocol):
 class EngineCore:
     """`num_slots` is the capacity in tokens, `max_context` the most tokens that one request may have.
     `clock` returns seconds; only differences count. `background` runs a function that takes too long for
-    a step and then another one between two steps."""
+    a step and then another one between two steps. `token_bytes` gives the text of a token, to tell where
+    a prompt's text is cached but divided into other tokens."""
 
     def __init__(
         self,
@@ -70,19 +75,23 @@ class EngineCore:
         clock: Callable[[], float],
         limits: Limits | None = None,
         policy: PolicyName = "lpm",
-        max_overtaken: int = 64,
+        max_overtaken: int = MAX_OVERTAKEN,
         audit_every_step: bool = False,
         seed: int = 0,
         drafts: Drafts | None = None,
         background: Background = run_at_once,
+        token_bytes: Callable[[int], bytes] | None = None,
     ) -> None:
         self.runner, self.clock, self.max_context = runner, clock, max_context
         self.slots = SlotPool(num_slots)
-        self.tree = RadixTree(self.slots)
+        self.tree = RadixTree(self.slots, _increasing(clock))
         queue = WaitingQueue(policy, max_overtaken, seed)
-        self.scheduler = Scheduler(self.tree, self.slots, queue, limits, drafts)
+        limits = limits or Limits()
+        self.misses = Misses(token_bytes, remember=limits.use_cache)
+        self.scheduler = Scheduler(self.tree, self.slots, queue, limits, drafts, self.misses)
         self.drafts, self.background = drafts, background
         self.audit_every_step = audit_every_step
+        self._alias_key = secrets.token_bytes(16)
         self._constrained: set[Request] = set()
         self._requests: dict[str, Request] = {}
         self._num_arrived = 0
@@ -336,6 +345,7 @@ class EngineCore:
         request.first_token_time = self.clock()
         if self.drafts is not None:
             self.drafts.prompt_computed(request)
+        self.misses.prompt_done(request)
         if not request.background:  # a prefetch asks for nothing of its own
             self._count["cached"] += request.num_cached
             self._count["prompt"] += request.num_prompt
@@ -351,6 +361,7 @@ class EngineCore:
         self._count[counter] += 1
         if self.drafts is not None:
             self.drafts.generated(request)
+        self.misses.ended(request)
         self.scheduler.remove(request)
         self._requests.pop(request.rid, None)
         self._constrained.discard(request)
@@ -412,14 +423,27 @@ class EngineCore:
             self.drafts.forget()
         return True
 
+    def alias(self, salt: str) -> str:
+        """A name for a salt that may be shown: the same as long as this engine lives, and nothing that
+        tells of the salt."""
+        if not salt:
+            return ""
+        text = salt.encode("utf-8", "surrogatepass")
+        return blake2b(text, digest_size=4, key=self._alias_key).hexdigest()
+
     def stats(self) -> EngineStats:
-        count = self._count
+        count, missed = self._count, self.misses.counts
         return EngineStats(
             num_steps=count["steps"],
             num_computed_tokens=count["computed"],
             num_cached_tokens=count["cached"],
             num_generated_tokens=count["generated"],
             num_prompt_tokens=count["prompt"],
+            num_missed_never_seen=missed["never_seen"],
+            num_missed_evicted=missed["evicted"],
+            num_missed_salt=missed["salt"],
+            num_missed_boundary=missed["boundary"],
+            num_missed_logits=self.misses.logits,
             num_draft_tokens=self._count["drafted"],
             num_accepted_tokens=self._count["accepted"],
             num_forced_tokens=self._count["forced"],
@@ -435,4 +459,17 @@ class EngineCore:
             num_free_slots=self.slots.num_free,
             num_tree_tokens=self.tree.num_tree_tokens,
             num_pinned_tokens=self.tree.num_pinned_tokens,
+            num_evicted_tokens=self.tree.num_evicted_tokens,
         )
+
+
+def _increasing(clock: Callable[[], float]) -> Callable[[], float]:
+    """`clock`, with a little more where it stands still: what is used later is younger."""
+    last = -math.inf
+
+    def tick() -> float:
+        nonlocal last
+        last = max(clock(), math.nextafter(last, math.inf))
+        return last
+
+    return tick

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ramet.engine.policy import POLICIES, PolicyName
+from ramet.engine.policy import MAX_OVERTAKEN, POLICIES, PolicyName
 from ramet.errors import InvalidRequest
 
 __all__ = ["EngineOptions"]
@@ -43,8 +43,9 @@ class EngineOptions:
       `mem_fraction_static` of what is free after loading (GPU).
     - `max_step_tokens`: rows per step; longer prompts are computed in chunks.
     - `max_running`: requests that decode at the same time.
-    - `schedule_policy`: "lpm" (longest cached prefix first), "fcfs", "random". `max_overtaken`: how many
-      later arrivals may be admitted before a waiting request at most.
+    - `schedule_policy`: "lpm" (longest cached prefix first), "fcfs", "random". A waiting request is
+      overtaken by at most as many later arrivals as were waiting when it came, or by `max_overtaken` if
+      those were fewer.
     - `drafts`: guess the next tokens from what was computed before, verify them in the same step, keep
       what the model says: the same bits in fewer steps. None: where `exact` holds.
     - `jump_forward`: tokens that a constraint forces are taken without asking the model. False asks it
@@ -72,7 +73,7 @@ class EngineOptions:
     max_step_tokens: int = 1024
     max_running: int = 256
     schedule_policy: PolicyName = "lpm"
-    max_overtaken: int = 64
+    max_overtaken: int = MAX_OVERTAKEN
     drafts: bool | None = None
     jump_forward: bool = True
     complete_constraints: bool = True

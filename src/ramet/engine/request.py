@@ -13,7 +13,9 @@ from typing import Any, NamedTuple, Protocol
 
 from ramet.cache.buffer import IntBuffer
 from ramet.cache.lease import Lease
+from ramet.cache.scope import Scope
 from ramet.engine.constrained import Constrained
+from ramet.errors import InvalidRequest
 from ramet.kernels.plan import IntArray
 from ramet.params import SamplingParams
 
@@ -59,7 +61,11 @@ class ScoredToken(NamedTuple):
 class Request:
     """`on_update(request)` is called on the stepping thread after each step that changed the request,
     the last time with `finish_reason` set. `arrival` is a serial number: smaller is older. `buffer` holds
-    the prompt's tokens, too, and is the request's from now on, to grow in; without one they are copied."""
+    the prompt's tokens, too, and is the request's from now on, to grow in; without one they are copied.
+
+    Requests of different salts share nothing, so that nobody's timing tells of another's tokens; only the
+    first `num_public` prompt tokens are shared with everybody. The salt "" is everybody's. Raises
+    InvalidRequest where more tokens are to be public than the prompt has."""
 
     rid: str
     prompt_ids: IntArray
@@ -67,6 +73,7 @@ class Request:
     text: OutputText
     seed: int = 0
     salt: str = ""
+    num_public: int = 0
     logprobs: LogprobOptions = field(default_factory=LogprobOptions)
     on_update: Callable[[Request], None] = lambda _request: None
     stop_token_ids: frozenset[int] = frozenset()
@@ -88,6 +95,7 @@ class Request:
     num_prompt_rows: int = 0  # rows of the prompt that were computed for this very request
     num_preemptions: int = 0
     num_overtaken: int = 0  # later arrivals that were admitted while this one waited
+    max_overtaken: int = 0  # how many of them there may be
     match_length: int = 0  # leading tokens that the tree held when it was last asked
     match_cuts: int = -1  # how often the tree had forgotten something by then
     alone: bool = False  # was in a batch that failed: its next step has no neighbours
@@ -95,15 +103,24 @@ class Request:
     prompt_done: bool = False  # all of the prompt has been computed
 
     buffer: InitVar[IntBuffer | None] = None
+    scope: Scope = field(init=False)  # which tokens are public and whose the others are
     wants_sample: bool = field(init=False)
     # Tokens are drawn of the model's own logits, and nobody asks how likely they are.
     is_plain: bool = field(init=False)
     drawing: object = None  # the runner's form of the sampling parameters
     guessing: object = None  # what the drafts of this request were worth
+    missing: object = None  # why tokens of the prompt had to be computed
     _known: IntBuffer = field(init=False)
 
     def __post_init__(self, buffer: IntBuffer | None) -> None:
         self._known = buffer or IntBuffer(self.prompt_ids, room_for_output(self.params))
+        if not 0 <= self.num_public <= self.num_prompt:
+            raise InvalidRequest(
+                "num_public",
+                self.num_public,
+                f"is not between 0 and the {self.num_prompt} tokens of the prompt",
+            )
+        self.scope = Scope.of(self.salt, self.num_public)
         p = self.params
         self.wants_sample = p.max_new_tokens > 0
         self.is_plain = not (

@@ -26,6 +26,7 @@ from ramet.cache.slots import SlotPool
 from ramet.cache.tree import RadixTree, path_key
 from ramet.engine.batch import Batch, Segment, Wanted, build_batch
 from ramet.engine.drafts import Drafts
+from ramet.engine.misses import Misses
 from ramet.engine.policy import WaitingQueue
 from ramet.engine.request import Request
 from ramet.kernels.plan import IntArray
@@ -98,10 +99,12 @@ class Scheduler:
         queue: WaitingQueue,
         limits: Limits | None = None,
         drafts: Drafts | None = None,
+        misses: Misses | None = None,
     ) -> None:
         self.tree, self.slots, self.waiting = tree, slots, queue
         self.drafts = drafts
         self.limits = limits or Limits()
+        self.misses = misses or Misses(remember=self.limits.use_cache)
         self.running: list[Request] = []  # in order of arrival
         self.num_preemptions = 0
         self._claims = _Claims(slots.num_slots)
@@ -225,16 +228,20 @@ class Scheduler:
             if request is None or not self._open(request):
                 return
             self.waiting.admitted(request)
+            if not request.num_preemptions:
+                self.misses.admitted(request)
             bisect.insort(self.running, request, key=lambda r: r.arrival)
             self._take(request, making)
 
     def _match(self, request: Request) -> int:
-        return self.tree.match(request.known, request.salt) if self.limits.use_cache else 0
+        if not self.limits.use_cache:
+            return 0
+        return self.tree.match(request.known, request.salt, num_public=request.num_public)
 
     def _open(self, request: Request) -> bool:
         """Pin what the tree holds of `request`; False if the rest would not fit beside the others."""
         limit = None if self.limits.use_cache else 0
-        lease = self.tree.open(request.known, request.salt, limit)
+        lease = self.tree.open(request.known, request.salt, limit, request.num_public)
         need = request.num_known - len(lease)
         if self.running:
             need += sum(HEADROOM + max(0, r.num_todo) for r in self.running)
@@ -351,8 +358,10 @@ class Scheduler:
         for segment in batch.segments:
             request = segment.request
             if not request.prompt_done and request.num_preemptions == 0:
-                rows = min(segment.stop, request.num_prompt) - segment.start
-                request.num_prompt_rows += max(0, rows)
+                stop = min(segment.stop, request.num_prompt)
+                request.num_prompt_rows += max(0, stop - segment.start)
+                if not segment.scratch and stop > segment.start:
+                    self.misses.computed(request, segment.start, stop)
 
     # -- coming and going ------------------------------------------------------------------------
 
@@ -386,7 +395,7 @@ class Scheduler:
         """Put what the lease has into the tree, and tell those who wait and may share it."""
         start, tokens = lease.num_published, request.known[: len(lease)]
         lease.publish(tokens)
-        self.waiting.published(request.salt, tokens, start)
+        self.waiting.published(request.scope, tokens, start)
 
     def open_leases(self) -> list[Lease]:
         return [r.lease for r in self.running if r.lease is not None]

@@ -14,13 +14,24 @@ class EngineStats:
     that asked (held by the tree, or computed once in the same batch for somebody else).
     `num_draft_tokens` were guessed, `num_accepted_tokens` of them rightly; the rows of the others are not
     among the computed tokens. `num_forced_tokens` came from constraints, without asking the model; they
-    are not among the generated ones."""
+    are not among the generated ones.
+
+    The prompt tokens that were not cached, by cause (`ramet.engine.misses`): `num_missed_never_seen`,
+    `num_missed_evicted` (this prefix was here and was forgotten), `num_missed_salt` (only another salt's),
+    `num_missed_boundary` (the cached text goes on alike, in other tokens), `num_missed_logits` (cached, but
+    the logits after them were wanted). Their sum is num_prompt_tokens - num_cached_tokens.
+    `num_evicted_tokens` were forgotten to make room, or by a flush."""
 
     num_steps: int
     num_computed_tokens: int
     num_cached_tokens: int
     num_generated_tokens: int
     num_prompt_tokens: int
+    num_missed_never_seen: int
+    num_missed_evicted: int
+    num_missed_salt: int
+    num_missed_boundary: int
+    num_missed_logits: int
     num_draft_tokens: int
     num_accepted_tokens: int
     num_forced_tokens: int
@@ -36,6 +47,7 @@ class EngineStats:
     num_free_slots: int
     num_tree_tokens: int
     num_pinned_tokens: int
+    num_evicted_tokens: int
 
     @property
     def hit_rate(self) -> float:

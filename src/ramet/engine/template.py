@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextvars
 import datetime
+import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ import jinja2.sandbox
 from jinja2.parser import Parser
 
 from ramet.backend import Message
+from ramet.engine.template_sizes import format_length, method_length, percent_length
 from ramet.errors import CheckpointError, InvalidRequest
 
 __all__ = ["MAX_SOURCE", "ChatTemplate"]
@@ -63,6 +65,38 @@ def _bounded(text: Any) -> Any:
     return text
 
 
+def _fits(length: int) -> None:
+    if length > MAX_OUTPUT:
+        raise _TooMuch(f"it makes something longer than {MAX_OUTPUT}")
+
+
+def _measured(filter_: Any, length: Callable[..., int]) -> Any:
+    """A filter that is refused before it makes too much."""
+
+    @functools.wraps(filter_)  # Jinja reads marks from it: whether it wants its context
+    def measured(*args: Any, **kwargs: Any) -> Any:
+        given = args[1:] if hasattr(filter_, "jinja_pass_arg") else args
+        _fits(length(*given, **kwargs))
+        return filter_(*args, **kwargs)
+
+    return measured
+
+
+def _indented(text: Any, width: Any = 4, *_more: Any, **_options: Any) -> int:
+    lines = str(text).count("\n") + 1
+    return len(str(text)) + lines * (len(width) if isinstance(width, str) else abs(int(width)))
+
+
+_FILTERS: Mapping[str, Callable[..., int]] = {
+    "replace": lambda text, old, new, *_: method_length(str(text).replace, (str(old), str(new))),
+    "join": lambda parts, d="", **_: method_length(
+        str(d).join, ([str(one) for one in parts] if isinstance(parts, (list, tuple)) else (),)
+    ),
+    "indent": _indented,
+    "format": lambda form, *args, **kwargs: percent_length(str(form), args or kwargs),
+}
+
+
 def _range(*args: int) -> range:
     numbers = range(*args)
     _charge(min(len(numbers), MAX_WORK + 1))
@@ -91,6 +125,8 @@ class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
             extensions=["jinja2.ext.loopcontrols", _Generation],
         )
         self.filters["tojson"] = _to_json
+        for name in ("replace", "join", "indent", "format"):
+            self.filters[name] = _measured(self.filters[name], _FILTERS[name])
         del self.filters["center"]  # pads to any width; no chat template has a use for it
         self.filters["ramet_counted"] = _counted
         self.filters["ramet_bounded"] = _bounded
@@ -109,13 +145,30 @@ class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
         _charge(_CALL)
         if any(isinstance(a, int) and abs(a) > MAX_OUTPUT for a in (*args, *kwargs.values())):
             raise _TooMuch("it calls something with a number that is too large")  # a width, say
+        _fits(method_length(obj, (*args, *kwargs.values())))
         return _bounded(super().call(context, obj, *args, **kwargs))
+
+    def wrap_str_format(self, value: Any) -> Any:
+        """`str.format` is checked where a template takes it: it is not known any more when it is called."""
+        safe = super().wrap_str_format(value)
+        if safe is None:
+            return None
+        form = value.__self__
+
+        @functools.wraps(safe)
+        def measured(*args: Any, **kwargs: Any) -> str:
+            _fits(format_length(form, (*args, *kwargs.values())))
+            return safe(*args, **kwargs)
+
+        return measured
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         for one, other in ((left, right), (right, left)):
             repeats = operator == "*" and hasattr(one, "__len__") and isinstance(other, int)
             if repeats and len(one) * other > MAX_OUTPUT:
                 raise _TooMuch(f"it makes something longer than {MAX_OUTPUT}")
+        if operator == "%" and isinstance(left, str):
+            _fits(percent_length(left, right))
         if operator == "**" and isinstance(right, int) and abs(right) > 64:
             raise _TooMuch("it computes a power that is too large")
         return _bounded(super().call_binop(context, operator, left, right))

@@ -8,20 +8,33 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from ramet.server.exchange import Failure
 from ramet.server.generation import Refused
 
-__all__ = ["Admission"]
+__all__ = ["Admission", "Place"]
 
 _LEAST_WAIT, _LONGEST_WAIT = 1.0, 60.0  # seconds, for Retry-After
-_REMEMBERED = 256  # ends from which the rate is found
+_REMEMBERED = 256  # ends from which the rate is found,
+_REMEMBERED_SECONDS = 30.0  # none of them older than this
+
+
+class Place:
+    """Held while a request is in the engine. `release` may be called again: once counts."""
+
+    def __init__(self, admission: Admission, num_samples: int, num_tokens: int) -> None:
+        self.num_samples, self.num_tokens = num_samples, num_tokens
+        self._admission: Admission | None = admission
+
+    def release(self) -> None:
+        admission, self._admission = self._admission, None
+        if admission is not None:
+            admission.left(self)
 
 
 class Admission:
-    """At most `max_held` samples and `max_tokens` prompt tokens are in the server at a time. A request that
+    """At most `max_held` samples and `max_tokens` prompt tokens are in the engine at a time. A request that
     is alone is always taken."""
 
     def __init__(
@@ -36,7 +49,9 @@ class Admission:
     @property
     def is_full(self) -> bool:
         """Whether not even the smallest request would be taken: known before a body is read."""
-        return self.num_held >= self.max_held
+        return self.num_held >= self.max_held or (
+            self.num_held > 0 and self.num_tokens >= self.max_tokens
+        )
 
     def refuse_if_full(self) -> None:
         """Raises `Refused`."""
@@ -45,9 +60,8 @@ class Admission:
         if self.is_full:
             self._refuse(self._too_many())
 
-    @contextmanager
-    def place(self, num_samples: int, num_tokens: int) -> Iterator[None]:
-        """Held while the request is in the server. Raises `Refused`."""
+    def place(self, num_samples: int, num_tokens: int) -> Place:
+        """Raises `Refused`."""
         self.refuse_if_full()
         too_many = self.num_held + num_samples > self.max_held
         too_long = self.num_tokens + num_tokens > self.max_tokens
@@ -55,12 +69,13 @@ class Admission:
             self._refuse(self._too_many())
         self.num_held += num_samples
         self.num_tokens += num_tokens
-        try:
-            yield
-        finally:
-            self.num_held -= num_samples
-            self.num_tokens -= num_tokens
-            self._ends.append((self._clock(), num_samples))
+        return Place(self, num_samples, num_tokens)
+
+    def left(self, place: Place) -> None:
+        """Called by `Place.release`."""
+        self.num_held -= place.num_samples
+        self.num_tokens -= place.num_tokens
+        self._ends.append((self._clock(), place.num_samples))
 
     def _refuse(self, failure: Failure) -> None:
         self.num_refused += 1
@@ -76,8 +91,10 @@ class Admission:
 
     def seconds_to_wait(self) -> float:
         """Until half of what is here has ended, at the rate of the last ends: whole seconds."""
+        now = self._clock()
+        while self._ends and now - self._ends[0][0] > _REMEMBERED_SECONDS:
+            self._ends.popleft()
         if len(self._ends) < 2:
             return _LEAST_WAIT
-        seconds = self._clock() - self._ends[0][0]
-        rate = sum(count for _, count in self._ends) / max(seconds, 1e-3)
+        rate = sum(count for _, count in self._ends) / max(now - self._ends[0][0], 1e-3)
         return float(math.ceil(min(max(self.num_held / 2 / rate, _LEAST_WAIT), _LONGEST_WAIT)))

@@ -145,7 +145,8 @@ def _render(question: _Question, model: ServedModel) -> list[int]:
     if plan.instructions:
         messages = [dict(message) for message in with_instructions(messages, plan.instructions)]
     written = model.render_text(messages, True, **variables)
-    return model.encode(written + (conversation.begun or ""), add_special_tokens=False)
+    begun = model.quoted(conversation.begun or "")
+    return model.encode(written + begun, add_special_tokens=False)
 
 
 def _read_sampling(fields: Fields) -> dict[str, Any]:

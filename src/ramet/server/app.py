@@ -30,7 +30,7 @@ from ramet.server.anthropic_messages import count_tokens, read_messages
 from ramet.server.engine_client import EngineClient
 from ramet.server.exchange import Call, Exchange, Failure
 from ramet.server.generation import Refused
-from ramet.server.guard import Guard, failure_response
+from ramet.server.guard import Guard, failure_response, server_failure
 from ramet.server.handler import Generated, Serving, json_bytes
 from ramet.server.identity import Identity, Keys
 from ramet.server.live_route import LivePage
@@ -43,13 +43,14 @@ from ramet.server.native import (
     read_generate,
     read_score_choices,
     read_tokenize,
-    short_text,
 )
+from ramet.server.native_bounds import flag, refuse_unknown, short_text
 from ramet.server.openai_answers import error_body as openai_error
 from ramet.server.openai_answers import model_list, model_object
 from ramet.server.openai_chat import read_chat
 from ramet.server.openai_completions import read_completion
 from ramet.server.openai_responses import read_response
+from ramet.server.openapi import LIVE, METRICS, openapi
 from ramet.server.options import ServeOptions
 from ramet.server.reading import ClientDisconnect, json_object, read_body
 from ramet.server.record import Record, Watcher
@@ -122,7 +123,10 @@ class ServerApp:
         self.started = time.time()
         self._serving = Serving(engine, self.admission, options.write_timeout)
         self.asgi = self._guarded(
-            Starlette(routes=self._routes(), exception_handlers={HTTPException: _no_route})
+            Starlette(
+                routes=self._routes(),
+                exception_handlers={HTTPException: _no_route, Exception: _failed},
+            )
         )
 
     def _guarded(self, app: Starlette) -> ASGIApp:
@@ -169,6 +173,7 @@ class ServerApp:
             post("/abort_request", self._safely(self._abort_request)),
             post("/concate_and_append_request", self._safely(self._nothing)),
             post("/encode", self._safely(self._encode)),
+            get("/openapi.json", self._safely(self._openapi)),
         ]
         if self.metrics is not None:
             routes.append(get("/metrics", self._safely(self._metrics)))
@@ -258,6 +263,11 @@ class ServerApp:
         return safe
 
     # -- what there is ---------------------------------------------------------------------------------
+
+    async def _openapi(self, _request: Request) -> Response:
+        more = [*([METRICS] if self.metrics else []), *([LIVE] if self.page else [])]
+        size, keys = self.model.vocab_size, self.keys.needed
+        return json_response(openapi(__version__, vocab_size=size, keys=keys, more=more))
 
     async def _models(self, _request: Request) -> Response:
         return json_response(model_list(self.model))
@@ -354,14 +364,14 @@ class ServerApp:
 
     async def _abort_request(self, request: Request) -> Response:
         body = json_object(await read_body(request, self.options.max_body_bytes))
+        refuse_unknown(body, frozenset(("rid", "abort_all")), frozenset())
         identity = identity_of(request)
-        owner = identity.tenant or ""
-        if body.get("abort_all") is True:
+        owner, rid = identity.tenant or "", short_text(body, "rid")
+        if flag(body, "abort_all"):
             count = self.engine.stop_all(None if identity.is_admin else owner)
+        elif rid is None:
+            raise InvalidRequest("rid", None, "is missing", 'give it, or "abort_all": true')
         else:
-            rid = short_text(body, "rid")
-            if rid is None:
-                raise InvalidRequest("rid", None, "is missing", 'give it, or "abort_all": true')
             count = int(self.engine.stop(rid, owner))
         return json_response({"aborted": count})
 
@@ -390,6 +400,7 @@ class ServerApp:
         gauges = {
             "requests_held": self.admission.num_held,
             "requests_held_tokens": self.admission.num_tokens,
+            "held_limit": self.admission.max_held,
             "engine_ready": float(self.engine.state == "ready"),
             "engine_starts": self.engine.num_starts,
         }
@@ -419,6 +430,10 @@ async def _no_route(request: Request, error: Exception) -> Response:
     failure = Failure(status=status, message=f"{asked} {problem}; /openapi.json says what does")
     body = error_body_of(request.url.path, failure)
     return failure_response(failure, body, record_of(request))
+
+
+async def _failed(request: Request, _error: Exception) -> Response:
+    return server_failure(record_of(request), error_body_of)
 
 
 def record_of(request: Request) -> Record:

@@ -1,41 +1,36 @@
-"""The engine's process as the HTTP side knows it: started, spoken to, watched, and started again.
+"""The engine as the HTTP side knows it: asked, heard, and started again when it has ended.
 
-Knows processes, frames and the samples they are about. Refuses to know HTTP and protocols. Whatever becomes
-of the process, every generation ends: with its samples, or with a `Failure`.
+Knows frames and the samples they are about. Refuses to know HTTP and protocols; processes are
+`engine_life.py`'s. Whatever becomes of the engine, every generation ends: with its samples, or with a
+`Failure`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import itertools
-import json
-import os
-import secrets
-import signal
-import subprocess
 import sys
-import tempfile
 import time
+import uuid
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Literal
 
-import msgspec
 import numpy as np
 
 from ramet.engine.prompt_ids import PromptIds
 from ramet.engine.request import LogprobOptions
+from ramet.errors import InvalidRequest
 from ramet.kernels.plan import IntArray
+from ramet.server.engine_life import EngineLife
 from ramet.server.exchange import Call, Failure
 from ramet.server.generation import Generation, Refused
 from ramet.server.messages import (
     Abort,
     Ask,
-    Beat,
     Failed,
-    FromEngine,
     Hello,
     News,
     Part,
@@ -45,54 +40,62 @@ from ramet.server.messages import (
     Scoring,
     Submit,
     WireError,
+    frame,
     packed_ids,
-    read_frame,
-    write_frame,
 )
 
 __all__ = ["EngineClient", "EngineFailed", "EngineState"]
 
 EngineState = Literal["starting", "ready", "stopped"]
 
-_SECONDS_TO_END = 5.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # between two starts, in seconds
-_STEADY_SECONDS = 60.0  # an engine that lived so long starts again at once
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0  # between an end and the next start, in seconds
+_STEADY_SECONDS = 10.0  # an engine that was ready for so long starts again at once
+_LOADING_SECONDS = 60.0  # that an engine may be silent while it loads: it has other things to do
 
 
 class EngineFailed(Exception):
     """The engine's process ended before it was ready. The message is for whoever starts the server."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A generation that runs. `names`: (owner, name) of each of its calls."""
+
+    generation: Generation
+    names: list[tuple[str, str]]
+    owner: str
+    kind: str
+
+
 class EngineClient:
     """`options` go to `ramet.Engine`. `stall_seconds`: an engine that says nothing for so long is ended and
-    started again. `public(ids)` says how many leading tokens of a prompt all tenants share."""
+    started again; while it loads it may be silent for `loading_seconds`. `public(ids)` says how many
+    leading tokens of a prompt all tenants share."""
 
     def __init__(
         self,
         options: Mapping[str, Any],
         *,
         stall_seconds: float = 120.0,
+        loading_seconds: float = _LOADING_SECONDS,
         public: Callable[[IntArray], int] = lambda _ids: 0,
-        command: Sequence[str] = (sys.executable, "-m", "ramet.server.engine_process"),
+        command: Sequence[str] = (sys.executable, "-P", "-m", "ramet.server.engine_process"),
         on_event: Callable[[str, dict[str, Any]], None] = lambda _event, _facts: None,
     ) -> None:
         self.options, self.stall_seconds, self.public = dict(options), stall_seconds, public
+        self.loading_seconds = max(stall_seconds, loading_seconds)
         self.state: EngineState = "starting"
         self.facts: Ready | None = None
         self.pid: int | None = None
         self.num_starts = 0
         self._command, self._on_event = list(command), on_event
         self._keys = itertools.count(1)
-        self._generations: dict[int, Generation] = {}
-        self._by_rid: dict[tuple[str, str], int] = {}  # (owner, rid) -> key
-        self._rids: dict[int, list[tuple[str, str]]] = {}
-        self._owners: dict[int, str] = {}
-        self._kinds: dict[int, str] = {}
+        self._held: dict[int, _Held] = {}
+        self._by_name: dict[tuple[str, str], tuple[int, int]] = {}  # (owner, name) -> (key, part)
         self._questions: dict[int, asyncio.Future[Any]] = {}
-        self._writer: asyncio.StreamWriter | None = None
+        self._writer: asyncio.StreamWriter | None = None  # while it is ready
         self._keeper: asyncio.Task[None] | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._last_beat = 0.0
+        self._complaint = ""  # the engine's own, about its start
 
     # -- life ----------------------------------------------------------------------------------------
 
@@ -109,6 +112,7 @@ class EngineClient:
             keeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await keeper
+        self.state = "stopped"
 
     async def _keep(self, first: asyncio.Future[None]) -> None:
         """Start the process, and again whenever it has ended."""
@@ -117,112 +121,44 @@ class EngineClient:
             began = time.monotonic()
             try:
                 why = await self._live(first)
-            except asyncio.CancelledError:
-                if not first.done():
-                    first.cancel()
-                raise
+            except OSError as error:  # no process could be started
+                why = str(error)
             if not first.done():
-                first.set_exception(EngineFailed(why))
+                first.set_exception(EngineFailed(self._complaint or why))
                 return
-            self._on_event("engine ended", {"why": why})
+            self._tell_event("engine ended", {"why": self._complaint or why})
             steady = time.monotonic() - began > _STEADY_SECONDS
             pause = _FIRST_PAUSE if steady else min(pause * 2, _LONGEST_PAUSE)
             await asyncio.sleep(pause)
 
     async def _live(self, first: asyncio.Future[None]) -> str:
         """One life of the process; returns why it ended."""
-        with tempfile.TemporaryDirectory(prefix="ramet-") as folder:  # mode 0700
-            path = Path(folder) / "engine"
-            secret = secrets.token_hex(32)
-            connected: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
-            connected = asyncio.Queue()
-            server = await asyncio.start_unix_server(
-                lambda reader, writer: connected.put_nowait((reader, writer)), path
-            )
-            setting = {"socket": str(path), "secret": secret, "options": self.options}
-            process = self._spawn(setting)
-            ended = asyncio.create_task(_wait(process))
-            try:
-                return await self._speak(connected, secret, ended, first)
-            finally:
-                server.close()
-                self._lost()
-                await _end(process, ended)
-
-    def _spawn(self, setting: dict[str, Any]) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, start_new_session=True, bufsize=0
-        )
-        assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it ended at once, which is noticed
-            process.stdin.write(json.dumps(setting).encode() + b"\n")
-        self._process, self.pid = process, process.pid
+        self._complaint = ""
+        life = await EngineLife.begin(self._command, {"options": self.options})
+        self.pid = life.pid
         self.num_starts += 1
-        return process
-
-    async def _speak(
-        self,
-        connected: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]],
-        secret: str,
-        ended: asyncio.Task[int],
-        first: asyncio.Future[None],
-    ) -> str:
-        decoder = msgspec.msgpack.Decoder(FromEngine)
-        listening = asyncio.create_task(self._listen(connected, decoder, secret, first))
-        watching = asyncio.create_task(self._watch())
         try:
-            tasks: list[asyncio.Task[Any]] = [listening, watching, ended]
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if watching.done():
-                return watching.result()
-            # The connection's end comes with the process's, or a moment before it.
-            done, _ = await asyncio.wait({ended}, timeout=1.0)
-            if done:
-                return _ending(ended.result())
-            return f"its connection ended: {listening.exception()!r}"
+            return await life.listen(
+                lambda message: self._hear(message, life.writer, first),
+                self.stall_seconds,
+                self.loading_seconds,
+            )
         finally:
-            listening.cancel()
-            watching.cancel()
-            await asyncio.gather(listening, watching, return_exceptions=True)
+            self._lost()
+            await life.end()
 
-    async def _listen(
-        self,
-        connected: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]],
-        decoder: msgspec.msgpack.Decoder[Any],
-        secret: str,
-        first: asyncio.Future[None],
-    ) -> None:
-        while True:  # whoever does not know the secret is sent away
-            reader, writer = await connected.get()
-            try:
-                async with asyncio.timeout(10.0):
-                    hello = await read_frame(reader, decoder)
-            except (WireError, OSError, asyncio.IncompleteReadError, TimeoutError):
-                hello = None
-            if isinstance(hello, Hello) and hmac.compare_digest(hello.secret, secret):
-                break
-            writer.close()
+    def _tell_event(self, event: str, facts: dict[str, Any]) -> None:
         try:
-            while True:
-                self._hear(await read_frame(reader, decoder), writer, first)
-        finally:
-            writer.close()
-
-    async def _watch(self) -> str:
-        """Returns when the engine has said nothing for too long."""
-        self._last_beat = time.monotonic()
-        while True:
-            await asyncio.sleep(min(1.0, self.stall_seconds / 4))
-            silent = time.monotonic() - self._last_beat
-            if self.state == "ready" and silent > self.stall_seconds:
-                return f"it said nothing for {silent:.0f} s"
+            self._on_event(event, facts)
+        except Exception as error:  # a listener's fault is not the engine's
+            warnings.warn(f"a listener of {event!r} raised {error!r}", stacklevel=1)
 
     def _lost(self) -> None:
         """The process is gone, or about to: everybody who waits is told."""
         self.state, self._writer, self.pid = "starting", None, None
         failure = self.unavailable("the engine ended while it worked on this request")
-        for key in list(self._generations):
-            self._generations[key].fail(failure)
+        for key in list(self._held):
+            self._held[key].generation.fail(failure)
             self._forget(key)
         for question in self._questions.values():
             if not question.done():
@@ -238,13 +174,12 @@ class EngineClient:
     def _hear(
         self, message: Any, writer: asyncio.StreamWriter, first: asyncio.Future[None]
     ) -> None:
-        self._last_beat = time.monotonic()
         if isinstance(message, News):
             for update in message.updates:
-                generation = self._generations.get(update.key)
-                if generation is not None:
-                    generation.update(update)
-                    if generation.over:
+                held = self._held.get(update.key)
+                if held is not None:
+                    held.generation.update(update)
+                    if held.generation.over:
                         self._forget(update.key)
         elif isinstance(message, Failed):
             self._fail(message)
@@ -254,34 +189,34 @@ class EngineClient:
                 question.set_result(message.value)
         elif isinstance(message, Ready):
             self.facts, self._writer, self.state = message, writer, "ready"
-            self._on_event("engine ready", {"pid": self.pid})
+            self._tell_event("engine ready", {"pid": self.pid})
             if not first.done():
                 first.set_result(None)
-        elif not isinstance(message, Beat):
-            raise WireError("the engine said hello twice")
+        elif isinstance(message, Hello) and message.pid != self.pid:
+            raise WireError("somebody else says hello")
 
     def _fail(self, message: Failed) -> None:
         failure = Failure(status=message.status, message=message.message, field=message.field)
-        generation = self._generations.get(message.key)
-        if generation is not None:
-            generation.fail(failure)
+        if not message.key:
+            self._complaint = message.message
+        held = self._held.get(message.key)
+        if held is not None:
+            held.generation.fail(failure)
             self._forget(message.key)
         question = self._questions.pop(message.key, None)
         if question is not None and not question.done():
             question.set_exception(Refused(failure))
 
     def _forget(self, key: int) -> None:
-        self._generations.pop(key, None)
-        self._owners.pop(key, None)
-        self._kinds.pop(key, None)
-        for name in self._rids.pop(key, ()):
-            self._by_rid.pop(name, None)
+        if (held := self._held.pop(key, None)) is not None:
+            for name in held.names:
+                self._by_name.pop(name, None)
 
     # -- what is wanted of it ------------------------------------------------------------------------
 
     @property
     def num_generations(self) -> int:
-        return len(self._generations)
+        return len(self._held)
 
     def generate(
         self,
@@ -291,37 +226,63 @@ class EngineClient:
         owner: str = "",
         kind: str = "",
         stream: bool,
+        on_over: Callable[[], None] = lambda: None,
     ) -> Generation:
-        """Submit `calls` together. `owner`: whose they are, and whose name a `rid` is.
-        `kind`: what they came as, for who watches. Raises `Refused` where
-        there is no engine, or for a `rid` in use."""
-        writer = self._writer
-        if writer is None or writer.is_closing():
-            raise Refused(self.unavailable("the engine is starting"))
-        names = [(owner, call.rid) for call in calls if call.rid is not None]
-        for name in names:
-            if name in self._by_rid:
-                problem = f"rid: {name[1]!r} is the id of a running request; choose another"
-                raise Refused(Failure(status=400, message=problem, field="rid"))
+        """Submit `calls` together. `owner`: whose they are, and whose name a `rid` is. `kind`: what
+        they came as, for who watches. `on_over` is called when nothing of it runs any more, however it ended. Raises `Refused` where there is no engine, or for
+        a `rid` in use, and `InvalidRequest` for token ids that the model has not; then nothing was begun."""
+        writer = self._connection()
         key = next(self._keys)
+        names = [call.rid or uuid.uuid4().hex for call in calls]
+        owned = [(owner, name) for name in names]
+        self._refuse_names_in_use(owned)
         parts = [self._part(f"{key}/{i}", call, salt) for i, call in enumerate(calls)]
-        generation = Generation(calls, lambda: self._abort(key))
-        self._generations[key], self._rids[key] = generation, names
-        self._owners[key], self._kinds[key] = owner, kind
-        self._by_rid.update(dict.fromkeys(names, key))
-        write_frame(writer, Submit(key, parts, stream))
+        try:
+            submitted = frame(Submit(key, parts, stream))
+        except WireError as error:
+            failure = Failure(status=400, message=f"the engine cannot be asked this: {error}")
+            raise Refused(failure) from None
+        generation = Generation(calls, names, lambda: self._abort(key), on_over)
+        if generation.over:
+            return generation
+        self._held[key] = _Held(generation, owned, owner, kind)
+        self._by_name.update({name: (key, i) for i, name in enumerate(owned)})
+        writer.write(submitted)
         return generation
 
     def owner_of(self, name: str) -> str | None:
         """Of a request by the engine's own name for it."""
-        return self._owners.get(_key_of(name))
+        held = self._held.get(_key_of(name))
+        return None if held is None else held.owner
 
     def kind_of(self, name: str) -> str:
-        return self._kinds.get(_key_of(name), "")
+        held = self._held.get(_key_of(name))
+        return "" if held is None else held.kind
+
+    def _connection(self) -> asyncio.StreamWriter:
+        writer = self._writer
+        if writer is None or writer.is_closing():
+            raise Refused(self.unavailable("the engine is starting"))
+        return writer
+
+    def _refuse_names_in_use(self, names: Sequence[tuple[str, str]]) -> None:
+        if len(set(names)) == len(names) and self._by_name.keys().isdisjoint(names):
+            return
+        seen = set(self._by_name)
+        for name in names:
+            if name in seen:
+                problem = f"rid: {name[1]!r} is the id of a running request; choose another"
+                raise Refused(Failure(status=400, message=problem, field="rid"))
+            seen.add(name)
 
     def _part(self, name: str, call: Call, salt: str) -> Part:
         """`name` is the engine's: two tenants may use the same `rid`."""
         ids = _array(call.ids)
+        size = self.facts.vocab_size if self.facts is not None else 0
+        if ids.size and not 0 <= ids.min() <= ids.max() < size:
+            wrong = int(ids.min()) if ids.min() < 0 else int(ids.max())
+            problem = f"is no token id of this model (0 to {size - 1})"
+            raise InvalidRequest("input_ids", wrong, problem)
         return Part(
             name,
             packed_ids(ids),
@@ -335,34 +296,36 @@ class EngineClient:
 
     def _abort(self, key: int) -> None:
         self._forget(key)
-        if self._writer is not None:
-            write_frame(self._writer, Abort(key))
+        self._tell(Abort(key))
+
+    def _tell(self, message: Abort) -> bool:
+        """False where there is no engine: then there is nothing to end."""
+        writer = self._writer
+        if writer is None or writer.is_closing():
+            return False
+        writer.write(frame(message))
+        return True
 
     def stop(self, rid: str, owner: str) -> bool:
-        """End a request by its client's name; its response says that it was aborted."""
-        key = self._by_rid.get((owner, rid))
-        if key is None or self._writer is None:
-            return False
-        write_frame(self._writer, Abort(key, told=True))
-        return True
+        """End a call by the name that its client gave it or was told; its response says that it was
+        aborted. Of several samples each is `rid#i`, and they end together."""
+        for name in (rid, rid.rpartition("#")[0]):
+            if (found := self._by_name.get((owner, name))) is not None:
+                return self._tell(Abort(found[0], told=True, part=found[1]))
+        return False
 
     def stop_all(self, owner: str | None = None) -> int:
         """`stop` for all requests, or all of one owner. Returns how many exchanges that were."""
-        keys = [key for key, whose in self._owners.items() if owner in (None, whose)]
-        if self._writer is not None:
-            for key in keys:
-                write_frame(self._writer, Abort(key, told=True))
-        return len(keys)
+        keys = [key for key, held in self._held.items() if owner in (None, held.owner)]
+        return sum(self._tell(Abort(key, told=True)) for key in keys)
 
     async def ask(self, what: Question, argument: int = 0) -> Any:
         """Raises `Refused` where there is no engine."""
-        writer = self._writer
-        if writer is None or writer.is_closing():
-            raise Refused(self.unavailable("the engine is starting"))
+        writer = self._connection()
         key = next(self._keys)
         question: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._questions[key] = question
-        write_frame(writer, Ask(key, what, argument))
+        writer.write(frame(Ask(key, what, argument)))
         try:
             return await question
         finally:
@@ -385,35 +348,3 @@ def _scoring(options: LogprobOptions) -> Scoring | None:
     if not options.output and options.prompt_start is None:
         return None
     return Scoring(options.output, options.prompt_start, options.top, list(options.token_ids))
-
-
-def _ending(status: int) -> str:
-    if status < 0:
-        return f"it was killed by {signal.Signals(-status).name}"
-    return f"it ended with status {status}"
-
-
-async def _wait(process: subprocess.Popen[bytes]) -> int:
-    """A process's end, without a thread that waits for it."""
-    pidfd = os.pidfd_open(process.pid)
-    loop = asyncio.get_running_loop()
-    gone = asyncio.Event()
-    loop.add_reader(pidfd, gone.set)
-    try:
-        await gone.wait()
-    finally:
-        loop.remove_reader(pidfd)
-        os.close(pidfd)
-    return process.wait()
-
-
-async def _end(process: subprocess.Popen[bytes], ended: asyncio.Task[int]) -> None:
-    """End the process and what it started."""
-    if process.stdin is not None:
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.close()  # it ends by itself
-    done, _ = await asyncio.wait({ended}, timeout=_SECONDS_TO_END)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    if not done:
-        await asyncio.wait({ended}, timeout=_SECONDS_TO_END)

@@ -1,30 +1,31 @@
 """The engine's process: loads the model, and does what the frames say.
 
-Started by `engine_client.py` as `python -m ramet.server.engine_process`; what to load comes as one JSON line
-on standard input, which stays open: its end means that the other side is gone, and then this process ends,
-whatever it is doing. Knows the engine and `messages.py`; refuses to know HTTP.
+Started by `engine_life.py` as `python -m ramet.server.engine_process`; what to load, and which file is the
+connection, comes as one JSON line on standard input. That stays open: its end means that the other side is
+gone, and then this process ends, whatever it is doing. Knows the engine and who asked what of it; what
+becomes of one submission is `submission.py`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import cProfile
 import ctypes
 import json
 import os
 import signal
+import socket
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ramet.engine.request import LogprobOptions, Request
-from ramet.engine.response import build_meta_info
-from ramet.errors import InvalidRequest, RametError
-from ramet.params import SamplingParams
+from ramet.errors import EngineClosed, InvalidRequest, RametError
 from ramet.server.live_facts import look
 from ramet.server.messages import (
     Abort,
@@ -33,16 +34,17 @@ from ramet.server.messages import (
     Failed,
     Hello,
     News,
-    Part,
     Ready,
     Reply,
     Submit,
     ToEngine,
     Update,
+    WireError,
+    frame,
     read_frame,
-    unpacked_ids,
     write_frame,
 )
+from ramet.server.submission import Submission
 
 if TYPE_CHECKING:
     from ramet.backends.local import Engine
@@ -50,25 +52,32 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 BEAT_SECONDS = 1.0
+# Bytes that the other side has not read, from which on only ends are told: what lies between is told with
+# the next news, and until then kept where it is.
+_MUCH_UNREAD = 1 << 20
+_OOM_SCORE = (
+    "500"  # where memory runs out, the kernel ends this process before the one that can restart it
+)
 
 
 def main() -> None:
-    """Exit codes: 0 when the other side ended, 1 with a line on standard error if the model cannot be
-    loaded."""
+    """Exit codes: 0 when the other side ended, 1 if the model cannot be loaded."""
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C is for the server, which ends this process
     _die_with_parent()
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write(_OOM_SCORE)
     setting = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_input, daemon=True).start()
+    status = 1
     try:
-        asyncio.run(_serve(setting))
-    except RametError as error:
-        print(f"ramet: {error}", file=sys.stderr, flush=True)
-        os._exit(1)
+        status = asyncio.run(_serve(setting))
     except (ConnectionError, asyncio.IncompleteReadError):
-        pass
-    os._exit(0)  # threads of libraries are not waited for
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    os._exit(status)  # threads of libraries are not waited for
 
 
 def _die_with_parent() -> None:
@@ -83,15 +92,26 @@ def _die_with_parent() -> None:
 def _end_with_input() -> None:
     while os.read(0, 4096):
         pass
+    if os.getpgrp() == os.getpid():  # with what it started
+        os.killpg(0, signal.SIGKILL)
     os._exit(0)
 
 
-async def _serve(setting: dict[str, Any]) -> None:
-    reader, writer = await asyncio.open_unix_connection(setting["socket"])
-    write_frame(writer, Hello(secret=setting["secret"], pid=os.getpid()))
-    from ramet.backends.local import Engine
-
-    with await asyncio.to_thread(lambda: Engine(**setting["options"])) as engine:
+async def _serve(setting: dict[str, Any]) -> int:
+    os.set_inheritable(setting["fd"], False)
+    connection = socket.socket(fileno=setting["fd"])
+    reader, writer = await asyncio.open_unix_connection(sock=connection)
+    write_frame(writer, Hello(pid=os.getpid()))
+    loading = asyncio.create_task(_load(setting["options"]))
+    while not (await asyncio.wait({loading}, timeout=BEAT_SECONDS))[0]:
+        write_frame(writer, Beat(0))
+    try:
+        engine = loading.result()
+    except RametError as error:
+        write_frame(writer, Failed(0, 500, str(error)))
+        await writer.drain()
+        return 1
+    with engine:
         info = engine.get_server_info()
         ready = Ready(engine.config.vocab_size, engine.max_context, engine.num_slots, info)
         write_frame(writer, ready)
@@ -101,21 +121,32 @@ async def _serve(setting: dict[str, Any]) -> None:
             await service.run(reader)
         finally:
             beating.cancel()
+    return 0
+
+
+async def _load(options: dict[str, Any]) -> Engine:
+    def load() -> Engine:
+        from ramet.backends.local import Engine
+
+        return Engine(**options)
+
+    return await asyncio.to_thread(load)
 
 
 class _Service:
-    """One connection's requests. Runs on one event loop; `_Running` hears of steps on the engine's thread."""
+    """One connection's requests. Runs on one event loop; `Submission` hears of steps on the engine's thread."""
 
     def __init__(self, engine: Engine, writer: asyncio.StreamWriter) -> None:
         self.engine, self.writer = engine, writer
         self.loop = asyncio.get_running_loop()
+        self.congested = False  # the other side does not read: see `_MUCH_UNREAD`
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._running: dict[int, _Running] = {}
+        self._running: dict[int, Submission] = {}
         self._news: list[Update] = []
         self._lock = threading.Lock()  # of the news: the engine's thread adds, the loop takes
 
     async def run(self, reader: asyncio.StreamReader) -> None:
-        decoder = msgspec.msgpack.Decoder(ToEngine)
+        decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(ToEngine)
         while True:
             message = await read_frame(reader, decoder)
             if isinstance(message, Submit):
@@ -131,9 +162,12 @@ class _Service:
 
     def _abort(self, message: Abort) -> None:
         running = self._running.get(message.key)
-        if message.told and running is not None:
-            self.engine.host.abort(request.rid for request in running.requests)
-        elif (task := self._tasks.get(message.key)) is not None:
+        if running is not None and message.told:
+            running.stop(message.part)
+        elif running is not None:
+            running.abort()  # at once, so that whatever is asked next finds nothing of it
+            self._tasks[message.key].cancel()
+        elif (task := self._tasks.get(message.key)) is not None and not message.told:
             task.cancel()
 
     async def beat(self) -> None:
@@ -141,44 +175,25 @@ class _Service:
             steps = await asyncio.to_thread(
                 self.engine.host.call, lambda core: core.stats().num_steps
             )
-            write_frame(self.writer, Beat(steps))
+            self._write(Beat(steps))
             await asyncio.sleep(BEAT_SECONDS)
 
     # -- requests ----------------------------------------------------------------------------------
 
     async def _generate(self, message: Submit) -> None:
+        running = Submission(self.engine, message, self.tell, lambda: self.congested)
+        self._running[message.key] = running
+        failure: BaseException | None = None
         try:
-            running = self._running[message.key] = await self._prepare(message)
-            done = await self.engine.host.finished(running.requests, running.update)
+            if await running.prepare():
+                done = await self.engine.host.finished(running.requests, running.update)
+                failure = next((r.error for r in done if r.error is not None), None)
         except Exception as error:
-            write_frame(self.writer, _failed(message.key, error))
-            return
+            failure = error
         finally:
             self._running.pop(message.key, None)
-        failure = next((r.error for r in done if r.error is not None), None)
         if failure is not None:
-            write_frame(self.writer, _failed(message.key, failure))
-
-    async def _prepare(self, message: Submit) -> _Running:
-        running = _Running(self, message.key, message.stream)
-        for part in message.parts:
-            params = SamplingParams.from_dict(part.params)
-            await self.engine.constraining.compiled(params)
-            running.add(part, self._requests(part, params))
-        return running
-
-    def _requests(self, part: Part, params: SamplingParams) -> list[Request]:
-        scoring = part.scoring
-        options = LogprobOptions()
-        if scoring is not None:
-            options = LogprobOptions(
-                output=scoring.output,
-                prompt_start=scoring.prompt_start,
-                top=scoring.top,
-                token_ids=tuple(scoring.token_ids),
-            )
-        ids = unpacked_ids(part.ids)
-        return self.engine.samples(part.rid, ids, params, options)
+            self._write(_failed(message.key, failure))
 
     def tell(self, update: Update) -> None:
         """On the engine's thread: one frame for all that a step has to say."""
@@ -190,7 +205,16 @@ class _Service:
     def _send(self) -> None:
         with self._lock:
             news, self._news = self._news, []
-        write_frame(self.writer, News(news))
+        try:
+            self._write(News(news))
+        except WireError as error:  # rather than let anybody wait for it
+            for key in {update.key for update in news}:
+                self._write(_failed(key, error))
+                self._abort(Abort(key))
+
+    def _write(self, message: msgspec.Struct) -> None:
+        self.writer.write(frame(message))
+        self.congested = self.writer.transport.get_write_buffer_size() > _MUCH_UNREAD
 
     # -- questions ---------------------------------------------------------------------------------
 
@@ -200,10 +224,10 @@ class _Service:
             value = await asyncio.to_thread(
                 self.engine.host.call, lambda core: function(self.engine, core, ask.argument)
             )
+            reply = frame(Reply(ask.key, value))
         except Exception as error:
-            write_frame(self.writer, _failed(ask.key, error))
-        else:
-            write_frame(self.writer, Reply(ask.key, value))
+            reply = frame(_failed(ask.key, error))
+        self.writer.write(reply)
 
 
 def _audit(_engine: Any, core: Any, _argument: int) -> bool:
@@ -238,49 +262,12 @@ _ANSWERS: dict[str, Callable[[Any, Any, int], Any]] = {
 }
 
 
-class _Running:
-    """The requests of one `Submit`, and what was told of each."""
-
-    def __init__(self, service: _Service, key: int, stream: bool) -> None:
-        self.service, self.key, self.stream = service, key, stream
-        self.requests: list[Request] = []
-        self._parts: dict[str, tuple[int, Part]] = {}
-        self._told: dict[str, tuple[int, int]] = {}  # tokens, scores
-
-    def add(self, part: Part, requests: list[Request]) -> None:
-        for request in requests:
-            self._parts[request.rid] = (len(self.requests), part)
-            self.requests.append(request)
-
-    def update(self, request: Request) -> None:
-        """On the engine's thread, after a step that changed the request."""
-        if request.error is not None or not (self.stream or request.finished):
-            return  # errors end all of the requests, and are told once
-        index, part = self._parts[request.rid]
-        num_ids, num_scores = self._told.get(request.rid, (0, 0))
-        text = self.service.engine.text(request)
-        new_text = text.take_new()
-        ids = request.output_ids[num_ids:]
-        self._told[request.rid] = (len(request.output_ids), len(request.output_scores))
-        meta = kept = None
-        if request.finished or not num_ids or request.logprobs.output:
-            engine = self.service.engine
-            token_text = engine.token_text(part.token_text)
-            meta = build_meta_info(request, token_text, engine.clock(), num_scores)
-            if num_ids and not request.finished:  # said with the first token
-                for name in [name for name in meta if name.startswith("input_")]:
-                    del meta[name]
-        if request.finished and part.spans:
-            leading, rest = text.kept()
-            kept = ([int(token) for token in leading], rest)
-        self.service.tell(Update(self.key, index, new_text, ids, meta, kept))
-
-
 def _failed(key: int, error: BaseException) -> Failed:
+    """What a client got wrong is said to it; everything else to whoever runs the server."""
     if isinstance(error, InvalidRequest):
         return Failed(key, 400, str(error), error.field)
-    if isinstance(error, RametError):
-        return Failed(key, 500, str(error))
+    if isinstance(error, EngineClosed):
+        return Failed(key, 503, "the engine is stopping; try again")
     print(f"ramet: a request failed: {error!r}", file=sys.stderr, flush=True)
     return Failed(key, 500, "the engine failed on this request")
 

@@ -7,8 +7,7 @@ samples, so that a reader who is slow finds the latest state, and holds no more 
 from __future__ import annotations
 
 import asyncio
-import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 from ramet.server.exchange import Call, Failure, Sample
 from ramet.server.messages import Update
@@ -25,23 +24,30 @@ class Refused(Exception):
 
 
 class Generation:
-    """Made by `EngineClient.generate`. `abort` is called at most once, and not when all is over."""
+    """Made by `EngineClient.generate`. `names`: what clients call the samples of each call. `abort` is called
+    at most once, and not when all is over; `on_over` once, when nothing of it runs any more."""
 
-    def __init__(self, calls: Sequence[Call], abort: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        calls: Sequence[Call],
+        names: Sequence[str],
+        abort: Callable[[], None],
+        on_over: Callable[[], None] = lambda: None,
+    ) -> None:
         self.samples: list[Sample] = []
-        self._ids: list[
-            str
-        ] = []  # what clients call the samples; in the engine they have other names
-        for place, call in enumerate(calls):
-            rid, n = call.rid or uuid.uuid4().hex, call.params.n
-            self._ids += [rid] if n == 1 else [f"{rid}#{choice}" for choice in range(n)]
+        self._ids: list[str] = []  # in the engine they have other names
+        for place, (call, name) in enumerate(zip(calls, names, strict=True)):
+            n = call.params.n
+            self._ids += [name] if n == 1 else [f"{name}#{choice}" for choice in range(n)]
             for choice in range(n):
                 self.samples.append(Sample(index=len(self.samples), call=place, choice=choice))
-        self._abort = abort
+        self._abort, self._on_over = abort, on_over
         self._changed: dict[int, Sample] = {}
         self._num_left = len(self.samples)
         self._failure: Failure | None = None
-        self._news = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None
+        if self.over:  # nothing was asked for
+            on_over()
 
     @property
     def over(self) -> bool:
@@ -53,47 +59,71 @@ class Generation:
         if self.over or not 0 <= update.index < len(self.samples):
             return
         sample = self.samples[update.index]
+        if sample.finish_reason is not None:
+            return
         sample.text += update.text
         sample.output_ids += update.ids
-        for name, value in (update.meta or {}).items():
-            if name.startswith("output_") and isinstance(value, list):
-                sample.meta.setdefault(name, []).extend(value)
-            else:
-                sample.meta[name] = value
-        sample.meta["id"] = self._ids[update.index]
-        sample.meta["completion_tokens"] = len(sample.output_ids)
-        sample.kept = update.kept
-        if (reason := sample.meta.get("finish_reason")) is not None:
+        meta = sample.meta
+        if update.meta is not None:
+            for name, value in update.meta.items():
+                if name.startswith("output_") and isinstance(value, list):
+                    meta.setdefault(name, []).extend(value)
+                else:
+                    meta[name] = value
+            meta["id"] = self._ids[update.index]
+        meta["completion_tokens"] = len(sample.output_ids)
+        self._changed[update.index] = sample
+        if update.kept is not None:
+            sample.kept = update.kept
+        reason = meta.get("finish_reason")
+        if reason is not None:
             sample.finish_reason = reason
             self._num_left -= 1
-        self._changed[update.index] = sample
-        self._news.set()
+            if not self._num_left:
+                self._on_over()
+        self._wake()
 
     def fail(self, failure: Failure) -> None:
         if not self.over:
             self._failure = failure
-            self._news.set()
+            self._on_over()
+            self._wake()
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     # -- who waits -----------------------------------------------------------------------------------
 
     async def finished(self) -> list[Sample]:
         """All samples, when all have ended. Raises `Refused`."""
-        async for _ in self.changes():
+        while await self.news() is not None:
             pass
         return self.samples
 
-    async def changes(self) -> AsyncIterator[list[Sample]]:
-        """The samples that changed since the last time, until all have ended. Raises `Refused`."""
-        while True:
-            await self._news.wait()
-            self._news.clear()
-            changed, self._changed = list(self._changed.values()), {}
-            if changed:
-                yield changed
-            if self._failure is not None:
-                raise Refused(self._failure)
-            if not self._num_left and not self._changed:
-                return
+    async def news(self, seconds: float | None = None) -> list[Sample] | None:
+        """The samples that changed since the last time; none of them if nothing did for `seconds`. None when
+        all have ended and were given. Raises `Refused`. One task at a time may wait."""
+        if not self._changed and not self.over:
+            await self._waited(seconds)
+        if self._changed:
+            changed, self._changed = self._changed, {}
+            return list(changed.values())
+        if self._failure is not None:
+            raise Refused(self._failure)
+        return [] if self._num_left else None
+
+    async def _waited(self, seconds: float | None) -> None:
+        loop = asyncio.get_running_loop()
+        self._waiter = loop.create_future()
+        alarm = None if seconds is None else loop.call_later(seconds, self._wake)
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+            if alarm is not None:
+                alarm.cancel()
 
     def abort(self) -> None:
         """Nobody waits any more. Calling it when all is over does nothing."""

@@ -5,23 +5,23 @@ Knows headers, identities and records; refuses to know routes' meanings. An ASGI
 
 from __future__ import annotations
 
+import ipaddress
 import time
 import uuid
-import warnings
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ramet.server.exchange import Failure
 from ramet.server.handler import error_headers, json_bytes
 from ramet.server.identity import Identity, Keys
-from ramet.server.record import Record, Watcher
+from ramet.server.record import Record, Watcher, fault_of
 
-__all__ = ["Guard", "failure_response"]
+__all__ = ["Guard", "failure_response", "server_failure"]
 
 _MAX_ID = 128  # characters of a request's id
 
@@ -64,7 +64,7 @@ class Guard:
         for watcher in self.watchers:
             watcher.began(record)
         try:
-            failure = self._foreign(headers) or self._unknown(path, identity)
+            failure = self._foreign(headers, path) or self._unknown(path, identity)
             if failure is not None:
                 response = failure_response(failure, self.error_body(path, failure), record)
                 await response(scope, receive, send)
@@ -76,25 +76,28 @@ class Guard:
                 watcher.ended(record)
 
     async def _run(self, scope: Scope, receive: Receive, send: Send, record: Record) -> None:
-        started = False
+        begun = ended = False
 
         async def noted(message: Message) -> None:
-            nonlocal started
+            nonlocal begun, ended
             if message["type"] == "http.response.start":
-                started = True
+                begun = True
                 if record.status is None and scope["path"] != "/live":
                     record.status = message["status"]
+                MutableHeaders(scope=message).setdefault("x-request-id", record.id)
             await send(message)
+            if message["type"] == "http.response.body":  # and it has gone out
+                ended = not message.get("more_body", False)
 
         try:
             await self.app(scope, receive, noted)
         except Exception as error:
-            if started:
+            record.fault = fault_of(error)
+            if begun and not ended:
                 raise  # the connection is closed, so that nobody takes a part for the whole
-            warnings.warn(f"{record.path} failed: {error!r}", stacklevel=1)
-            failure = Failure(status=500, message=f"the server failed; its log names {record.id}")
-            response = failure_response(failure, self.error_body(record.path, failure), record)
-            await response(scope, receive, send)
+            if not begun:
+                response = server_failure(record, self.error_body)
+                await response(scope, receive, send)
 
     def _unknown(self, path: str, identity: Identity | None) -> Failure | None:
         if identity is not None or path in self._open or path.startswith(self._open_below):
@@ -105,7 +108,7 @@ class Guard:
             code="invalid_api_key",
         )
 
-    def _foreign(self, headers: Headers) -> Failure | None:
+    def _foreign(self, headers: Headers, path: str) -> Failure | None:
         """Pages of other sites must not use a browser on this machine as their way in."""
         host = headers.get("host", "")
         if self.local_only and not _is_local(host):
@@ -115,20 +118,42 @@ class Guard:
                 "give it keys (--api-key) to let other names in",
             )
         origin = headers.get("origin")
-        if origin and origin not in self.origins and urlsplit(origin).netloc != host:
-            return Failure(
-                status=403,
-                message=f"pages of {origin[:100]!r} may not ask; --allow-origin lets them",
-            )
+        if origin is None:
+            return self._embedded(headers, path)
+        own = bool(host) and _netloc(origin) == host
+        if not (own or origin in self.origins or "*" in self.origins):
+            return _no_page(f"pages of {origin[:100]!r} may not ask; --allow-origin lets them")
         return None
+
+    def _embedded(self, headers: Headers, path: str) -> Failure | None:
+        """A picture or a link in a page of another site asks without an origin, and must not do anything
+        here. Browsers say where such a request comes from; a link to the page itself is welcome."""
+        if headers.get("sec-fetch-site", "none") in ("none", "same-origin"):
+            return None
+        link = headers.get("sec-fetch-mode") == "navigate"
+        if link and (path in self._open or path.startswith(self._open_below)):
+            return None
+        return _no_page("pages of other sites may not ask")
+
+
+def _no_page(message: str) -> Failure:
+    return Failure(status=403, message=message, code="foreign_page")
+
+
+def _netloc(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
 
 
 def _is_local(host: str) -> bool:
+    """Whether a Host header names this machine. An address must be one: 127.0.0.1.example.org is none."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
+        return name in ("", "localhost") or ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
-    return name in ("localhost", "::1") or name.startswith("127.") or not name
 
 
 def _request_id(headers: Headers) -> str:
@@ -136,6 +161,12 @@ def _request_id(headers: Headers) -> str:
     given = headers.get("x-request-id", "")
     fits = 0 < len(given) <= _MAX_ID and given.isascii() and given.isprintable()
     return given if fits and " " not in given else uuid.uuid4().hex
+
+
+def server_failure(record: Record, error_body: Callable[[str, Failure], Any]) -> Response:
+    """Something was not foreseen. What it was is in the log only."""
+    failure = Failure(status=500, message=f"the server failed; its log names {record.id}")
+    return failure_response(failure, error_body(record.path, failure), record)
 
 
 def failure_response(failure: Failure, body: Any, record: Record) -> Response:

@@ -1,8 +1,8 @@
 """What the HTTP process and the engine's process say to each other, and how it travels.
 
-Frames are MessagePack of the types below, behind their length in four bytes, over a Unix socket in a folder
-of the server's own. Nothing else is ever decoded: a frame of another form ends the connection. The engine
-is told a secret at its start and says it first.
+Frames are MessagePack of the types below, behind their length in four bytes, over a pair of sockets that the
+engine's process is born with: nothing listens, so nobody else can speak. Nothing else is ever decoded: a
+frame of another form ends the connection.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ __all__ = [
     "ToEngine",
     "Update",
     "WireError",
+    "frame",
     "packed_ids",
     "read_frame",
     "unpacked_ids",
@@ -78,10 +79,12 @@ class Submit(msgspec.Struct, tag="submit"):
 
 
 class Abort(msgspec.Struct, tag="abort"):
-    """End the requests of `key`. With `told` their ends are told as any others are."""
+    """End the requests of `key`: silently, or with `told` as any others end, and then of part `part` alone
+    where one is named."""
 
     key: int
     told: bool = False
+    part: int | None = None
 
 
 Question = Literal["stats", "flush", "audit", "start_profile", "stop_profile", "look", "tree"]
@@ -98,7 +101,6 @@ class Ask(msgspec.Struct, tag="ask"):
 class Hello(msgspec.Struct, tag="hello"):
     """The engine's process is there and loads the model."""
 
-    secret: str
     pid: int
 
 
@@ -131,7 +133,8 @@ class News(msgspec.Struct, tag="news"):
 
 
 class Failed(msgspec.Struct, tag="failed"):
-    """None of the requests of `key` runs any more. `status` as in HTTP."""
+    """None of the requests of `key` runs any more. `status` as in HTTP. Of key 0: there will be no engine,
+    for whoever started the server to read."""
 
     key: int
     status: int
@@ -162,22 +165,40 @@ def unpacked_ids(data: bytes) -> IntArray:
     return np.frombuffer(data, "<i4").astype(np.int64)
 
 
-_encoder = msgspec.msgpack.Encoder()
+def _plain(value: Any) -> Any:
+    """Figures of arrays as Python's own."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} does not travel")
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
+
+
+def frame(message: msgspec.Struct) -> bytes:
+    """Raises `WireError` for what does not fit, or cannot travel."""
+    try:
+        body = _encoder.encode(message)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise WireError(f"{type(message).__name__} cannot be sent: {error}") from error
+    if len(body) > MAX_FRAME:
+        raise WireError(f"a frame of {len(body)} bytes is too long")
+    return len(body).to_bytes(_LENGTH_BYTES, "little") + body
 
 
 def write_frame(writer: asyncio.StreamWriter, message: msgspec.Struct) -> None:
-    body = _encoder.encode(message)
-    if len(body) > MAX_FRAME:
-        raise WireError(f"a frame of {len(body)} bytes is too long")
-    writer.write(len(body).to_bytes(_LENGTH_BYTES, "little") + body)
+    writer.write(frame(message))
 
 
-async def read_frame(reader: asyncio.StreamReader, decoder: msgspec.msgpack.Decoder[Any]) -> Any:
+async def read_frame(
+    reader: asyncio.StreamReader, decoder: msgspec.msgpack.Decoder[Any], most: int = MAX_FRAME
+) -> Any:
     """The next message. Raises `WireError`, and `IncompleteReadError` at the end of the stream."""
     length = int.from_bytes(await reader.readexactly(_LENGTH_BYTES), "little")
-    if length > MAX_FRAME:
+    if length > most:
         raise WireError(f"a frame of {length} bytes is too long")
+    body = await reader.readexactly(length)
     try:
-        return decoder.decode(await reader.readexactly(length))
-    except (msgspec.MsgspecError, RecursionError) as error:
+        return decoder.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(f"a frame is of another form: {error}") from None

@@ -1,18 +1,32 @@
 """Figures for Prometheus at `/metrics`.
 
-Knows records of requests and the engine's counters; refuses to know how they come about. Two servers in one
-process have registries of their own.
+Knows records of requests; the engine's own counters are in `engine_metrics.py`. Refuses to know how they
+come about. Two servers in one process have registries of their own.
+
+Labels have few values, whoever asks: paths are those of the server's routes and "other", statuses and
+reasons those that this server gives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from ramet import __version__
+from ramet.server.engine_metrics import EngineMetrics
 from ramet.server.record import Record, Watcher
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
@@ -24,149 +38,175 @@ _PER_TOKEN = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5,
 _WHOLE = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300, 600)
 _LENGTHS = (1, 8, 32, 128, 512, 1024, 2048, 4096, 8192, 16384, 32768, 131072)
 
-# Paths are strangers' texts: those that no route has are one.
-_OTHER = "other"
+_OTHER = "other"  # paths are strangers' texts: those that no route has are one
+_REFUSED = {
+    401: "no_key",
+    403: "not_allowed",
+    408: "slow_body",
+    413: "too_large",
+    429: "full",
+    503: "unavailable",
+    504: "deadline",
+}
+_FINISHES = ("stop", "length", "abort")
 
-_CAUSES = ("never_seen", "evicted", "salt", "boundary")
-_COUNTERS = {
-    "num_steps": ("ramet_steps", "Steps of the engine"),
-    "num_computed_tokens": ("ramet_computed_tokens", "Rows that went through the model"),
-    "num_prompt_tokens": (
-        "ramet_prompt_tokens",
-        "Prompt tokens of requests that got a first token",
-    ),
-    "num_cached_tokens": ("ramet_cached_tokens", "Prompt tokens that came from the cache"),
-    "num_generated_tokens": ("ramet_generated_tokens", "Tokens that the model chose"),
-    "num_forced_tokens": (
-        "ramet_forced_tokens",
-        "Tokens that a constraint forced, taken without asking the model",
-    ),
-    "num_draft_tokens": ("ramet_draft_tokens", "Guessed tokens that were verified"),
-    "num_accepted_tokens": ("ramet_accepted_draft_tokens", "Guessed tokens that were right"),
-    "num_evicted_tokens": ("ramet_evicted_tokens", "Tokens whose KV was forgotten"),
-    "num_preemptions": ("ramet_preemptions", "Running requests that had to give up their slots"),
-    "num_finished": ("ramet_samples_finished", "Samples that ended by themselves"),
-    "num_aborted": ("ramet_samples_aborted", "Samples that were aborted"),
-    "num_failed": ("ramet_samples_failed", "Samples that failed"),
-    "num_failed_steps": ("ramet_failed_steps", "Steps that failed"),
-    "num_repairs": ("ramet_repairs", "Times that a broken invariant was repaired"),
+# Of the server itself: name -> (metric, text); what begins with "+" only grows.
+_OWN = {
+    "requests_held": ("ramet_samples_held", "Samples in the server, running and waiting"),
+    "requests_held_tokens": ("ramet_held_prompt_tokens", "Prompt tokens of the samples held"),
+    "held_limit": ("ramet_samples_held_limit", "Samples above which requests are refused"),
+    "connections": ("ramet_connections", "Open connections"),
+    "engine_ready": ("ramet_engine_ready", "Whether there is an engine that takes requests"),
+    "engine_starts": ("+ramet_engine_starts", "Times that an engine was started"),
+    "engine_restarts": ("+ramet_engine_restarts", "Times that an engine had to be started again"),
+    "log_lines_dropped": ("+ramet_log_lines_dropped", "Log lines that nobody took in time"),
 }
 
 
 class Metrics(Watcher):
-    """`paths`: the paths that requests are counted by."""
+    """`paths`: the paths that requests are counted by. `about`: labels of `ramet_build_info` besides the
+    versions."""
 
-    def __init__(self, paths: frozenset[str]) -> None:
+    def __init__(self, paths: frozenset[str], about: Mapping[str, str] | None = None) -> None:
         self._paths = paths
+        self._figures: dict[str, Callable[[], float]] = {}
+        self._engine, self._own = EngineMetrics(), _Own()
+        self._engine_pid: int | None = None
         self.registry = CollectorRegistry()
-        self._engine = _Engine()
+        self._build_info(about or {})
         self.registry.register(self._engine)
-        labels = ("path",)
-        self._requests = self._counter(
-            "ramet_requests", "Requests by path and status", (*labels, "status")
+        self.registry.register(self._own)
+        ProcessCollector(registry=self.registry)
+        ProcessCollector("ramet_engine", lambda: self._engine_pid or "none", registry=self.registry)
+        self._request_metrics()
+
+    def _build_info(self, about: Mapping[str, str]) -> None:
+        known = {"version": __version__, "python": platform.python_version(), **about}
+        info = Gauge(
+            "ramet_build_info", "1; its labels say what runs", known, registry=self.registry
         )
-        self._events = self._counter("ramet_events", "What happened to the engine", ("event",))
+        info.labels(**known).set(1)
+
+    def _request_metrics(self) -> None:
+        path = ("path",)
+        self._requests = self._counter(
+            "ramet_requests", "Requests that have ended, by path and status", ("path", "status")
+        )
+        self._in_progress = Gauge(
+            "ramet_requests_in_progress",
+            "Requests that have not ended",
+            path,
+            registry=self.registry,
+        )
+        self._refused = self._counter(
+            "ramet_requests_refused", "Requests that got no answer, by cause", ("cause",)
+        )
+        for cause in _REFUSED.values():
+            self._refused.labels(cause)  # a rate needs a 0 to begin with
+        self._answers = self._counter(
+            "ramet_answers", "Generated answers by how they ended", ("path", "finish")
+        )
+        self._cached = self._counter(
+            "ramet_request_cached_tokens", "Prompt tokens of requests that were cached", path
+        )
         self._first_token = self._histogram(
-            "ramet_first_token_seconds", "From arrival to the first token", labels, _FIRST_TOKEN
+            "ramet_first_token_seconds", "From arrival to the first token", _FIRST_TOKEN
         )
         self._per_token = self._histogram(
-            "ramet_per_token_seconds", "Between tokens, a request's mean", labels, _PER_TOKEN
+            "ramet_per_token_seconds", "Between two tokens: a request's mean", _PER_TOKEN
         )
         self._seconds = self._histogram(
-            "ramet_request_seconds", "From arrival to the end", labels, _WHOLE
+            "ramet_request_seconds", "From arrival to the end, of what was generated", _WHOLE
         )
         self._prompt = self._histogram(
-            "ramet_request_prompt_tokens", "Prompt tokens of a request", labels, _LENGTHS
+            "ramet_request_prompt_tokens", "Prompt tokens of a request", _LENGTHS
         )
         self._output = self._histogram(
-            "ramet_request_output_tokens", "Output tokens of a request", labels, _LENGTHS
+            "ramet_request_output_tokens", "Output tokens of a request", _LENGTHS
         )
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
         return Counter(name, text, labels, registry=self.registry)
 
-    def _histogram(
-        self, name: str, text: str, labels: tuple[str, ...], buckets: tuple[float, ...]
-    ) -> Histogram:
-        return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(name, text, ("path",), buckets=buckets, registry=self.registry)
+
+    # -- what is heard -------------------------------------------------------------------------------
+
+    def _path(self, record: Record) -> str:
+        return record.path if record.path in self._paths else _OTHER
+
+    def began(self, record: Record) -> None:
+        self._in_progress.labels(self._path(record)).inc()
 
     def ended(self, record: Record) -> None:
-        path = record.path if record.path in self._paths else _OTHER
-        self._requests.labels(path, str(record.status or 0)).inc()
-        if not record.num_samples or record.seconds is None:
-            return  # nothing was generated
-        self._seconds.labels(path).observe(record.seconds)
-        self._prompt.labels(path).observe(record.num_prompt_tokens)
-        self._output.labels(path).observe(record.num_output_tokens)
-        first = record.first_token_seconds
-        if first is not None:
+        path = self._path(record)
+        self._in_progress.labels(path).dec()
+        self._requests.labels(path, str(record.code)).inc()
+        if (cause := _REFUSED.get(record.code)) is not None:
+            self._refused.labels(cause).inc()
+        if record.num_samples:
+            self._generated(path, record)
+
+    def _generated(self, path: str, record: Record) -> None:
+        seconds, first = record.seconds or 0.0, record.first_token_seconds
+        self._seconds.labels(path).observe(seconds)
+        if record.finish is not None:
+            finish = record.finish if record.finish in _FINISHES else _OTHER
+            self._answers.labels(path, finish).inc()
+        if record.num_prompt_tokens:  # none is known of what ended before it began
+            self._prompt.labels(path).observe(record.num_prompt_tokens)
+            self._cached.labels(path).inc(record.num_cached_tokens)
+            self._output.labels(path).observe(record.num_output_tokens)
+        if first is not None and record.num_output_tokens:
             self._first_token.labels(path).observe(first)
             later = record.num_output_tokens / record.num_samples - 1
             if later >= 1:
-                self._per_token.labels(path).observe((record.seconds - first) / later)
+                self._per_token.labels(path).observe((seconds - first) / later)
 
-    def happened(self, event: str, facts: dict[str, Any]) -> None:  # noqa: ARG002
-        self._events.labels(event).inc()
+    def happened(self, event: str, facts: dict[str, Any]) -> None:
+        self._engine_pid = facts.get("pid")
+        if "ended" in event:
+            self._engine.ended()
+
+    # -- what is told --------------------------------------------------------------------------------
+
+    def also(self, name: str, figure: Callable[[], float]) -> None:
+        """One more figure of the server itself, asked for whenever the metrics are."""
+        self._figures[name] = figure
 
     def text(self, stats: Mapping[str, int] | None, gauges: Mapping[str, float]) -> bytes:
-        """What Prometheus reads. `stats`: the engine's counters; without them (it is not there) the last
+        """What Prometheus reads. `stats`: the engine's counters; without them (it does not answer) the last
         ones hold. `gauges`: of the server itself, by name."""
-        self._engine.look(stats, gauges)
-        return generate_latest(self.registry)
+        self._engine.look(stats, time.monotonic())
+        starts = gauges.get("engine_starts", 0.0)
+        more = {name: figure() for name, figure in self._figures.items()}
+        self._own.values = {**gauges, **more, "engine_restarts": max(0.0, starts - 1)}
+        return generate_latest(_WithoutBirthdays(self.registry))
 
 
-class _Engine(Collector):
-    """The engine's own counters. They begin again with each engine, and counters must not fall: what the
-    engines before counted is added."""
+class _Own(Collector):
+    """The server's own figures."""
 
     def __init__(self) -> None:
-        self._stats: dict[str, int] = {}
-        self._before: dict[str, int] = {}
-        self._gauges: dict[str, float] = {}
-
-    def look(self, stats: Mapping[str, int] | None, gauges: Mapping[str, float]) -> None:
-        self._gauges = dict(gauges)
-        if stats is None:
-            return
-        if stats.get("num_steps", 0) < self._stats.get("num_steps", 0):  # another engine
-            for name, value in self._stats.items():
-                self._before[name] = self._before.get(name, 0) + value
-        self._stats = dict(stats)
-
-    def _total(self, name: str) -> int:
-        return self._stats.get(name, 0) + self._before.get(name, 0)
+        self.values: Mapping[str, float] = {}
 
     def collect(self) -> Iterator[Metric]:
-        for name, (metric, text) in _COUNTERS.items():
-            yield CounterMetricFamily(metric, text, value=self._total(name))
-        missed = CounterMetricFamily(
-            "ramet_missed_tokens",
-            "Prompt tokens that had to be computed, by cause",
-            labels=["cause"],
-        )
-        for cause in _CAUSES:
-            missed.add_metric([cause], self._total(f"num_missed_{cause}"))
-        yield missed
-        slots = GaugeMetricFamily(
-            "ramet_kv_slots", "KV slots, by what holds them", labels=["state"]
-        )
-        total, free = self._stats.get("num_slots", 0), self._stats.get("num_free_slots", 0)
-        tree, pinned = (
-            self._stats.get("num_tree_tokens", 0),
-            self._stats.get("num_pinned_tokens", 0),
-        )
-        states = {
-            "free": free,
-            "cached": tree - pinned,
-            "in_use": pinned,
-            "private": total - free - tree,
-        }
-        for state, value in states.items():
-            slots.add_metric([state], value)
-        yield slots
-        samples = GaugeMetricFamily("ramet_samples", "Samples in the engine", labels=["state"])
-        samples.add_metric(["running"], self._stats.get("num_running", 0))
-        samples.add_metric(["waiting"], self._stats.get("num_waiting", 0))
-        yield samples
-        for name, gauge in self._gauges.items():
-            yield GaugeMetricFamily(f"ramet_{name}", name.replace("_", " "), value=gauge)
+        for name, value in self.values.items():
+            metric, text = _OWN.get(name, (f"ramet_{name}", name.replace("_", " ")))
+            if metric[0] == "+":
+                yield CounterMetricFamily(metric[1:], text, value=value)
+            else:
+                yield GaugeMetricFamily(metric, text, value=value)
+
+
+class _WithoutBirthdays(Collector):
+    """A registry without the times at which its counters were made, a line for each that nobody reads."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterable[Metric]:
+        for metric in self._registry.collect():
+            metric.samples = [s for s in metric.samples if not s.name.endswith("_created")]
+            yield metric

@@ -16,11 +16,34 @@ from ramet.errors import InvalidRequest
 from ramet.params import SamplingParams
 from ramet.prompt import Prompt, Text, Tokens
 from ramet.server.exchange import Call, EventWriter, Failure, Sample
+from ramet.server.json_fields import MAX_INTEGER, shown
+from ramet.server.native_bounds import (
+    MAX_CHOICES,
+    MAX_PROMPTS,
+    MAX_RID,
+    MAX_SAMPLES,
+    MAX_SPANS,
+    bound_prompts,
+    bound_tokens,
+    bound_work,
+    bounded_params,
+    few_ids,
+    flag,
+    flags,
+    refuse_unknown,
+    rids,
+    short_text,
+    whole_numbers,
+)
+from ramet.server.native_tokens import read_detokenize, read_tokenize
 from ramet.server.served import ServedModel
 
 __all__ = [
+    "MAX_CHOICES",
     "MAX_PROMPTS",
+    "MAX_RID",
     "MAX_SAMPLES",
+    "MAX_SPANS",
     "NativeExchange",
     "ScoreExchange",
     "error_body",
@@ -30,13 +53,8 @@ __all__ = [
     "read_score_choices",
     "read_tokenize",
     "refuse_unknown",
+    "short_text",
 ]
-
-MAX_PROMPTS = 1024  # of one request
-MAX_SAMPLES = 4096  # of all its prompts
-MAX_RID = 256  # characters
-MAX_SPANS = 65_536
-MAX_CHOICES = 1024
 
 # What other servers have and this one lacks: null, and whatever switches it off, is no request for it.
 _LACKED = frozenset(
@@ -65,7 +83,6 @@ _LACKED = frozenset(
         "require_reasoning",
     ]
 )
-_OFF: tuple[Any, ...] = (None, False, "", [], {})
 _GENERATE = frozenset(
     [
         "text",
@@ -82,31 +99,6 @@ _GENERATE = frozenset(
         "cache_salt",
     ]
 )
-
-
-def refuse_unknown(body: Mapping[str, Any], known: frozenset[str], lacked: frozenset[str]) -> None:
-    """A name that is not known is an error, unless its value asks for nothing."""
-    for name, value in body.items():
-        if name in known or value is None or (name in lacked and value in _OFF):
-            continue
-        problem = "is not supported by this server" if name in lacked else "is not a field"
-        raise InvalidRequest(name, value, problem, "leave it out")
-
-
-def flag(body: Mapping[str, Any], name: str) -> bool:
-    value = body.get(name)
-    if value is not None and not isinstance(value, bool):
-        raise InvalidRequest(name, value, "is neither true nor false")
-    return bool(value)
-
-
-def short_text(body: Mapping[str, Any], name: str, most: int = MAX_RID) -> str | None:
-    value = body.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, str) or not 0 < len(value) <= most:
-        raise InvalidRequest(name, value, f"is not a text of 1 to {most} characters")
-    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,22 +184,23 @@ def read_generate(body: Mapping[str, Any], model: ServedModel) -> NativeExchange
     first_ids: tuple[int, ...] = ()
     if sources == ["spans"]:
         ids, first_ids = _ids_of_spans(body["spans"], model)
-    _bound_prompts(text if ids is None else ids)
+    bound_prompts(sources[0], text if ids is None else ids)
     calls, single = parse_calls(
         model.encode,
         model.vocab_size,
         prompt=text,
         input_ids=ids,
-        sampling_params=_bounded_params(body.get("sampling_params")),
-        return_logprob=_flags(body.get("return_logprob")),
-        logprob_start_len=body.get("logprob_start_len"),
-        top_logprobs_num=body.get("top_logprobs_num"),
-        token_ids_logprob=_few_ids(body.get("token_ids_logprob")),
-        rid=_names(body.get("rid")),
+        sampling_params=bounded_params(body.get("sampling_params"), model),
+        return_logprob=flags(body.get("return_logprob")),
+        logprob_start_len=whole_numbers(body, "logprob_start_len", -1, MAX_INTEGER),
+        top_logprobs_num=whole_numbers(body, "top_logprobs_num", 0, model.vocab_size),
+        token_ids_logprob=few_ids(body.get("token_ids_logprob")),
+        rid=rids(body.get("rid")),
     )
     count = sum(call.params.n for call in calls)
     if count > MAX_SAMPLES:
         raise InvalidRequest("n", count, f"samples in one request are more than {MAX_SAMPLES}")
+    bound_work(calls, model)
     token_text = flag(body, "return_text_in_logprobs")
     spans = sources == ["spans"]
     return NativeExchange(
@@ -231,60 +224,27 @@ def read_generate(body: Mapping[str, Any], model: ServedModel) -> NativeExchange
 
 def _ids_of_spans(spans: Any, model: ServedModel) -> tuple[list[int], tuple[int, ...]]:
     """The prompt's ids; and they again if nothing was written yet, so that they are kept in front."""
-    prompt = prompt_of_spans(spans)
+    prompt = prompt_of_spans(spans, model.vocab_size)
     ids = [int(token) for token in model.tokenizer.encode_prompt(prompt)]
     return ids, () if prompt.num_spans else tuple(ids)
 
 
-def prompt_of_spans(spans: Any) -> Prompt:
+def prompt_of_spans(spans: Any, vocab_size: int) -> Prompt:
     if not isinstance(spans, list) or len(spans) > MAX_SPANS:
-        raise InvalidRequest("spans", spans, f"is not a list of at most {MAX_SPANS} texts and ids")
+        problem = f"is not a list of at most {MAX_SPANS} texts and ids"
+        raise InvalidRequest("spans", shown(spans), problem)
     prompt = Prompt()
     for i, span in enumerate(spans):
         if isinstance(span, str):
             prompt = prompt + Text(span) if span else prompt
-        elif isinstance(span, list) and all(type(token) is int for token in span):
+        elif isinstance(span, list) and all(
+            type(token) is int and 0 <= token < vocab_size for token in span
+        ):
             prompt = prompt + Tokens(tuple(span), "") if span else prompt
         else:
-            raise InvalidRequest(f"spans[{i}]", span, "is neither a text nor a list of token ids")
+            problem = f"is neither a text nor a list of token ids (0 to {vocab_size - 1})"
+            raise InvalidRequest(f"spans[{i}]", shown(span), problem)
     return prompt
-
-
-def _bound_prompts(given: Any) -> None:
-    nested = isinstance(given, list) and given and isinstance(given[0], (list, str))
-    if nested and len(given) > MAX_PROMPTS:
-        raise InvalidRequest("text", f"{len(given)} prompts", f"are more than {MAX_PROMPTS}")
-    if isinstance(given, list) and not given:
-        raise InvalidRequest("text", given, "is an empty list", "give at least one prompt")
-
-
-def _bounded_params(given: Any) -> Any:
-    if isinstance(given, Mapping) and "beam_width" in given and given["beam_width"] in (None, 1):
-        return {name: value for name, value in given.items() if name != "beam_width"}
-    return given
-
-
-def _flags(given: Any) -> Any:
-    many = given if isinstance(given, list) else [given]
-    for one in many:
-        if one is not None and not isinstance(one, bool):
-            raise InvalidRequest("return_logprob", one, "is neither true nor false")
-    return given
-
-
-def _few_ids(given: Any) -> Any:
-    lists = given if isinstance(given, list) and given and isinstance(given[0], list) else [given]
-    for one in lists:
-        if one is not None and not (isinstance(one, list) and len(one) <= 1024):
-            raise InvalidRequest("token_ids_logprob", one, "is not a list of at most 1024 ids")
-    return given
-
-
-def _names(given: Any) -> Any:
-    for one in given if isinstance(given, list) else [given]:
-        if one is not None:
-            short_text({"rid": one}, "rid")
-    return given
 
 
 # -- choices --------------------------------------------------------------------------------------
@@ -326,9 +286,11 @@ def read_score_choices(body: Mapping[str, Any], model: ServedModel) -> ScoreExch
         or len(choices) > MAX_CHOICES
         or not all(isinstance(choice, str) for choice in choices)
     ):
-        raise InvalidRequest("choices", choices, f"is not a list of at most {MAX_CHOICES} texts")
-    prompt = prompt_of_spans(body.get("spans"))
+        problem = f"is not a list of at most {MAX_CHOICES} texts"
+        raise InvalidRequest("choices", shown(choices), problem)
+    prompt = prompt_of_spans(body.get("spans"), model.vocab_size)
     _, full, start = model.tokenizer.choice_tokens(prompt, choices)
+    bound_tokens(full)
     rid = short_text(body, "rid")
     given = [
         Call(
@@ -350,51 +312,3 @@ def read_score_choices(body: Mapping[str, Any], model: ServedModel) -> ScoreExch
         for ids in (full if flag(body, "unconditional") else [])
     ]
     return ScoreExchange((*given, *alone), len(given), short_text(body, "cache_salt") or "")
-
-
-# -- texts and tokens ---------------------------------------------------------------------------------
-
-
-def read_tokenize(body: Mapping[str, Any], model: ServedModel) -> dict[str, Any]:
-    """The answer of `/tokenize`."""
-    known = frozenset(
-        ("model", "prompt", "messages", "add_special_tokens", "add_generation_prompt")
-    )
-    refuse_unknown(body, known, frozenset())
-    prompt, messages = body.get("prompt"), body.get("messages")
-    if (prompt is None) == (messages is None):
-        raise InvalidRequest("prompt", prompt, "and messages: exactly one of them must be given")
-    special = body.get("add_special_tokens") is None or flag(body, "add_special_tokens")
-    if messages is not None:
-        if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
-            raise InvalidRequest("messages", messages, "is not a list of objects")
-        begun = body.get("add_generation_prompt") is None or flag(body, "add_generation_prompt")
-        tokens: Any = model.render(messages, begun)
-    elif isinstance(prompt, str):
-        tokens = model.encode(prompt, special)
-    elif isinstance(prompt, list) and all(isinstance(one, str) for one in prompt):
-        if len(prompt) > MAX_PROMPTS:
-            raise InvalidRequest("prompt", f"{len(prompt)} texts", f"are more than {MAX_PROMPTS}")
-        tokens = [model.encode(one, special) for one in prompt]
-    else:
-        raise InvalidRequest("prompt", prompt, "is neither a text nor a list of texts")
-    many = bool(tokens) and isinstance(tokens[0], list)
-    count: Any = [len(one) for one in tokens] if many else len(tokens)
-    return {"tokens": tokens, "count": count, "max_model_len": model.max_context}
-
-
-def read_detokenize(body: Mapping[str, Any], model: ServedModel) -> dict[str, Any]:
-    """The answer of `/detokenize`."""
-    refuse_unknown(body, frozenset(("model", "tokens", "skip_special_tokens")), frozenset())
-    tokens = body.get("tokens")
-    skip = body.get("skip_special_tokens") is None or flag(body, "skip_special_tokens")
-    many = isinstance(tokens, list) and bool(tokens) and isinstance(tokens[0], list)
-    lists: list[Any] = tokens if isinstance(tokens, list) and many else [tokens]
-    for one in lists:
-        if not isinstance(one, list):
-            raise InvalidRequest("tokens", tokens, "is not a list of token ids")
-        for token in one:
-            if type(token) is not int or not 0 <= token < model.tokenizer.vocab_size:
-                raise InvalidRequest("tokens", token, "is no token id of this model")
-    texts = [model.tokenizer.decode(one, skip) for one in lists]
-    return {"text": texts if many else texts[0]}

@@ -39,7 +39,8 @@ class ServeOptions:
     - `enable_metrics`, `enable_page`: whether /metrics and the page at / are there.
     - `allowed_origins`: whose pages may use the server from a browser, besides its own.
     - `template_source`: a chat template instead of the checkpoint's own.
-    - `admin_key`: the key for /flush_cache, /abort_request of all, and /metrics; None: any key will do.
+    - `admin_key`: the key for /flush_cache, /abort_request of all, and /metrics; None: any key will do
+      while there is one tenant.
     """
 
     engine: EngineOptions = field(default_factory=EngineOptions)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -16,36 +18,66 @@ from starlette.requests import ClientDisconnect, Request
 from ramet.server.exchange import Failure
 from ramet.server.generation import Refused
 
-__all__ = ["MAX_DEPTH", "ClientDisconnect", "json_object", "read_body"]
+__all__ = ["MAX_DEPTH", "Bodies", "ClientDisconnect", "json_object", "read_body"]
 
 MAX_DEPTH = 100  # of lists and objects within each other
-PIECE_SECONDS = 30.0  # that a client may take for the next piece of its body
+PIECE_SECONDS = (
+    30.0  # that a client may take for the next piece of its body, and for the first of them
+)
+SLOWEST = 1000.0  # bytes per second that a longer body must come at
 
 _decoder = msgspec.json.Decoder(dict[str, Any])
 
 
-async def read_body(request: Request, most: int) -> bytes:
-    """Raises `Refused` for more than `most` bytes and for a client that stops sending, and
-    `ClientDisconnect`."""
+class Bodies:
+    """Memory for bodies that are being read, of all connections together: at most `most` bytes."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.num_bytes = most, 0
+
+    def take(self, size: int) -> None:
+        """Raises `Refused` where there is not so much."""
+        if self.num_bytes and self.num_bytes + size > self.most:
+            message = "the server is reading too many long bodies; try again later"
+            raise Refused(Failure(status=503, message=message, retry_after=5.0))
+        self.num_bytes += size
+
+    def give_back(self, size: int) -> None:
+        self.num_bytes -= size
+
+
+async def read_body(request: Request, most: int, bodies: Bodies | None = None) -> bytes:
+    """Raises `Refused` for more than `most` bytes, for more than `bodies` has room for, and for a client that
+    stops sending or sends very slowly, and `ClientDisconnect`."""
     told = request.headers.get("content-length", "")
-    if told.isdecimal() and int(told) > most:
+    if told.isdecimal() and int(told[:20]) > most:
         raise Refused(too_large(most))
+    bodies = bodies or Bodies(most)
     pieces: list[bytes] = []
     size = 0
-    stream = request.stream()
-    while True:
-        try:
-            async with asyncio.timeout(PIECE_SECONDS):
-                piece = await anext(stream, None)
-        except TimeoutError:
-            message = f"no part of the body came for {PIECE_SECONDS:.0f} s"
-            raise Refused(Failure(status=408, message=message)) from None
-        if piece is None:
-            return b"".join(pieces)
-        size += len(piece)
-        if size > most:
-            raise Refused(too_large(most))
-        pieces.append(piece)
+    began, stream = time.monotonic(), request.stream()
+    try:
+        while True:
+            piece = await _next_piece(stream, began + PIECE_SECONDS + size / SLOWEST)
+            if piece is None:
+                return b"".join(pieces)
+            if size + len(piece) > most:
+                raise Refused(too_large(most))
+            bodies.take(len(piece))
+            size += len(piece)
+            pieces.append(piece)
+    finally:
+        bodies.give_back(size)
+
+
+async def _next_piece(stream: AsyncIterator[bytes], end: float) -> bytes | None:
+    seconds = max(min(PIECE_SECONDS, end - time.monotonic()), 0.0)
+    try:
+        async with asyncio.timeout(seconds):
+            return await anext(stream, None)
+    except TimeoutError:
+        message = f"the body came too slowly: a piece is waited for {PIECE_SECONDS:g} s"
+        raise Refused(Failure(status=408, message=message)) from None
 
 
 def too_large(most: int) -> Failure:

@@ -19,6 +19,7 @@ from typing import Any
 import uvicorn
 
 from ramet.backends.local import resolve_model
+from ramet.engine.quoting import Quoting
 from ramet.engine.tokenizer import Tokenizer
 from ramet.errors import InvalidRequest
 from ramet.server.app import METERED_PATHS, ServerApp
@@ -70,7 +71,9 @@ async def _serve(options: ServeOptions) -> int:
     path = resolve_model(options.engine.model_path)
     tokenizer = Tokenizer.load(Path(options.engine.tokenizer_path or path))
     public = PublicPrompts(tokenizer, options.public_prompts)
-    log, metrics = Log(options.log_level, options.log_format), Metrics(METERED_PATHS)
+    log = Log(options.log_level, options.log_format)
+    metrics = Metrics(METERED_PATHS, {"model": options.served_model_name})
+    metrics.also("log_lines_dropped", lambda: log.num_dropped)
     watchers: list[Watcher] = [log, metrics]
     engine = EngineClient(
         options.engine_options,
@@ -83,16 +86,19 @@ async def _serve(options: ServeOptions) -> int:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     stopping = asyncio.create_task(stop.wait())
     starting = asyncio.create_task(engine.start())
+    quoting = Quoting(tokenizer)
     try:
+        await asyncio.to_thread(quoting.prepare)  # while the engine loads its weights
         await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
             return 0
         starting.result()
-        model = _served(options, tokenizer, engine)
+        model = _served(options, tokenizer, quoting, engine)
         app = ServerApp(
             options, engine, model, watchers, metrics if options.enable_metrics else None
         )
-        return await _listen(app, stopping)
+        with log.adopted():
+            return await _listen(app, stopping, log)
     except EngineFailed as error:
         print(f"ramet: the engine could not be started: {error}", file=sys.stderr)
         return 1
@@ -108,7 +114,9 @@ def _tell_all(watchers: Sequence[Watcher], event: str, facts: dict[str, Any]) ->
         watcher.happened(event, facts)
 
 
-def _served(options: ServeOptions, tokenizer: Tokenizer, engine: EngineClient) -> ServedModel:
+def _served(
+    options: ServeOptions, tokenizer: Tokenizer, quoting: Quoting, engine: EngineClient
+) -> ServedModel:
     facts = engine.facts
     assert facts is not None  # it has started
     return ServedModel(
@@ -119,10 +127,11 @@ def _served(options: ServeOptions, tokenizer: Tokenizer, engine: EngineClient) -
         max_context=min(facts.max_context, facts.num_slots),  # a request must fit alone
         created=int(time.time()),
         template_source=options.template_source,
+        quoting=quoting,
     )
 
 
-async def _listen(app: ServerApp, stopping: asyncio.Task[bool]) -> int:
+async def _listen(app: ServerApp, stopping: asyncio.Task[bool], log: Log) -> int:
     options = app.options
     server = _Uvicorn(
         uvicorn.Config(
@@ -132,6 +141,7 @@ async def _listen(app: ServerApp, stopping: asyncio.Task[bool]) -> int:
             http=bounded_protocol(options.max_connections),
             ws="none",
             lifespan="off",
+            log_config=None,  # its loggers are the log's
             log_level="warning",
             access_log=False,
             server_header=False,
@@ -143,9 +153,11 @@ async def _listen(app: ServerApp, stopping: asyncio.Task[bool]) -> int:
             ssl_keyfile=options.tls_key,
         )
     )
+    if app.metrics is not None:
+        app.metrics.also("connections", lambda: len(server.server_state.connections))
     serving = asyncio.create_task(server.serve())
     looking = asyncio.create_task(app.page.run()) if app.page is not None else None
-    announcing = asyncio.create_task(_announce(server, options))
+    announcing = asyncio.create_task(_announce(server, options, log))
     await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
     announcing.cancel()
     if looking is not None:
@@ -170,17 +182,18 @@ class _Uvicorn(uvicorn.Server):
         yield
 
 
-async def _announce(server: uvicorn.Server, options: ServeOptions) -> None:
+async def _announce(server: uvicorn.Server, options: ServeOptions, log: Log) -> None:
     while not server.started:
         await asyncio.sleep(0.01)
     sockets = [s for listener in server.servers for s in listener.sockets]
     port = sockets[0].getsockname()[1] if sockets else options.port
     scheme = "https" if options.tls_cert else "http"
     host = f"[{options.host}]" if ":" in options.host else options.host
-    print(f"ramet: {options.served_model_name} at {scheme}://{host}:{port}", file=sys.stderr)
+    url = f"{scheme}://{host}:{port}"
+    if options.log_format == "json":  # then every line is
+        log.write("info", "listening", {"model": options.served_model_name, "url": url})
+    else:
+        print(f"ramet: {options.served_model_name} at {url}", file=sys.stderr, flush=True)
     if not options.is_loopback and not options.api_keys:
-        print(
-            "ramet: everybody who reaches this address may ask; --api-key asks them for a key",
-            file=sys.stderr,
-        )
-    sys.stderr.flush()
+        message = "everybody who reaches this address may ask; --api-key asks them for a key"
+        log.write("warning", "no keys", {"message": message})
