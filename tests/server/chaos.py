@@ -16,6 +16,7 @@ import signal
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tests.server.http_client import Client, ask
@@ -284,3 +285,8 @@ async def healthy(server: Launched, seconds: float = 30.0, starts: int = 1) -> N
         assert time.monotonic() < end, ("the server is not well", server.lines[-20:])
         await asyncio.sleep(0.03)
     assert (await ask(server.port, "/health"))[0] == 200
+
+
+def resident(pid: int) -> int:
+    """Bytes."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.server.chaos import Storm, check_nothing_is_held, healthy, stats
+from tests.server.chaos import Storm, check_nothing_is_held, healthy, resident, stats
 from tests.server.http_client import Client, ask
 from tests.server.launched import ROOT, Launched, launched
 
@@ -279,11 +279,6 @@ async def test_thousands_of_idle_connections(server: Launched) -> None:
     for _, writer in idle:
         writer.close()
     await check_nothing_is_held(server)
-
-
-def resident(pid: int) -> int:
-    """Bytes."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 async def test_a_storm(server: Launched) -> None:

@@ -41,6 +41,7 @@ class EngineHost:
         self._commands: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
         self._closing = False
+        self.num_faults = 0  # steps in a row that failed outside of the model
         self._groups: dict[_Group, None] = {}
         self._stuck = False  # the core waits for the background
         self._pool = concurrent.futures.ThreadPoolExecutor(
@@ -197,11 +198,11 @@ class EngineHost:
             self._stuck = not self._core.step()
             if not self._core.has_work:
                 self._audit_when_idle()
+            self.num_faults = 0
         except Exception as error:  # a fault of the engine itself: end what runs, mend, go on
             warnings.warn(f"an engine step failed: {error!r}; running requests end", stacklevel=1)
-            for request in self._core.requests():
-                self._core.abort(request.rid, f"the engine failed: {error}")
-            self._core.audit()
+            self.num_faults += 1
+            self._core.recover(error)
 
     def _audit_when_idle(self) -> None:
         if self._core.clock() - self._last_audit >= IDLE_AUDIT_SECONDS:

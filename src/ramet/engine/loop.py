@@ -7,13 +7,12 @@ most, never the loop.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
-import secrets
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any, Protocol
 
 from ramet.cache.audit import AuditError, audit
@@ -91,7 +90,6 @@ class EngineCore:
         self.scheduler = Scheduler(self.tree, self.slots, queue, limits, drafts, self.misses)
         self.drafts, self.background = drafts, background
         self.audit_every_step = audit_every_step
-        self._alias_key = secrets.token_bytes(16)
         self._constrained: set[Request] = set()
         self._requests: dict[str, Request] = {}
         self._num_arrived = 0
@@ -389,6 +387,29 @@ class EngineCore:
             failure.__cause__ = error
             self._fail(requests[0], failure)
 
+    def recover(self, error: Exception) -> None:
+        """After an exception outside of the model: a fault of the engine itself, which may have left a step
+        half done. Every request ends with it, and the cache is mended."""
+        if self.tree.in_step:
+            with contextlib.suppress(Exception):  # what is broken is found below
+                self.tree.rollback_step()
+        for request in self.requests():
+            with contextlib.suppress(Exception):
+                if (lease := request.lease) is not None:  # what was reserved was not computed
+                    lease.truncate(max(lease.num_published, min(lease.num_computed, len(lease))))
+            failure = BackendError("the engine failed in a step of this request")
+            failure.__cause__ = error
+            try:
+                self._fail(request, failure)
+            except Exception as another:  # it still ends, and owns nothing that the audit knows of
+                warnings.warn(
+                    f"request {request.rid} could not be let go: {another!r}", stacklevel=2
+                )
+                self._requests.pop(request.rid, None)
+                self.scheduler.forget(request)
+                self._notify(request)
+        self.audit()
+
     def _stalled(self) -> None:
         """No request could take part in a step: a broken promise of the scheduler. End the oldest
         rather than wait for ever, and mend what can be mended."""
@@ -422,14 +443,6 @@ class EngineCore:
         if self.drafts is not None:
             self.drafts.forget()
         return True
-
-    def alias(self, salt: str) -> str:
-        """A name for a salt that may be shown: the same as long as this engine lives, and nothing that
-        tells of the salt."""
-        if not salt:
-            return ""
-        text = salt.encode("utf-8", "surrogatepass")
-        return blake2b(text, digest_size=4, key=self._alias_key).hexdigest()
 
     def stats(self) -> EngineStats:
         count, missed = self._count, self.misses.counts

@@ -381,6 +381,13 @@ class Scheduler:
         else:
             self.waiting.remove(request)
 
+    def forget(self, request: Request) -> None:
+        """`remove` where that failed: its lease is nobody's, for the repair to find."""
+        request.lease = None
+        if request in self.running:
+            self.running.remove(request)
+        self.waiting.remove(request)
+
     def _release(self, request: Request) -> None:
         lease, request.lease = request.lease, None
         if lease is None:
