@@ -252,6 +252,7 @@ def test_the_help_says_the_defaults() -> None:
         "port": str(options.port),
         "max-running": str(options.engine.max_running),
         "max-queued": str(options.max_queued),
+        "max-wait": "off" if options.max_wait is None else str(options.max_wait),
         "request-timeout": f"{options.request_timeout:g}",
         "shutdown-timeout": f"{options.shutdown_timeout:g}",
         "log-level": options.log_level,

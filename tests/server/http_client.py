@@ -22,7 +22,8 @@ class Client:
         self.writer.write(data)
 
     async def answer(self, seconds: float = 40.0) -> tuple[int, dict[str, str], bytes]:
-        head = (await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), seconds)).decode()
+        async with asyncio.timeout(seconds):
+            head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
         lines = head.split("\r\n")
         headers = dict(line.lower().split(": ", 1) for line in lines[1:] if line)
         status = int(lines[0].split()[1])
@@ -50,7 +51,8 @@ class Client:
     async def ended(self, seconds: float = 5.0) -> bytes:
         """What comes before the server hangs up."""
         try:
-            return await asyncio.wait_for(self.reader.read(), seconds)
+            async with asyncio.timeout(seconds):
+                return await self.reader.read()
         except ConnectionError:
             return b""
         finally:

@@ -49,13 +49,14 @@ class ScriptedEngine(EngineClient):
         kind: str = "",  # noqa: ARG002
         stream: bool,  # noqa: ARG002
         on_over: Callable[[], None] = lambda: None,
+        on_begun: Callable[[], None] = lambda: None,
     ) -> Generation:
         if isinstance(self.fails, Exception):
             raise self.fails
         self.asked += calls
         self.salts.append(salt)
         names = [call.rid or "x" for call in calls]
-        generation = Generation(calls, names, lambda: None, on_over)
+        generation = Generation(calls, names, lambda: None, on_over, on_begun)
         if self.fails is not None:
             generation.fail(self.fails)
             return generation

@@ -76,7 +76,7 @@ def test_a_server_that_stops_takes_nobody() -> None:
 
 def test_when_to_come_again() -> None:
     clock = Clock()
-    admission = Admission(40, 10_000, clock)
+    admission = Admission(40, 10_000, clock=clock)
     assert admission.seconds_to_wait() == 1.0  # nobody knows
     places = [admission.place(1, 1) for _ in range(40)]
     for place in places[:10]:
@@ -109,8 +109,7 @@ def test_counts_are_those_of_the_places(moves: list[tuple[bool, int, int]]) -> N
         if enters:
             try:
                 places.append(admission.place(samples, tokens))
-            except Refused as refused:
-                assert refused.failure.status == 429
+            except Refused:
                 held = sum(p.num_samples for p in places)
                 assert held
                 assert held + samples >= 8 or sum(p.num_tokens for p in places) + tokens >= 100
@@ -119,3 +118,87 @@ def test_counts_are_those_of_the_places(moves: list[tuple[bool, int, int]]) -> N
         assert admission.num_held == sum(p.num_samples for p in places)
         assert admission.num_tokens == sum(p.num_tokens for p in places)
         assert admission.num_held <= 8 or len([p for p in places if p.num_samples]) == 1
+
+
+def served(
+    admission: Admission, clock: Clock, seconds: float, arrivals: int
+) -> tuple[int, list[float]]:
+    """A server that begins ten requests a second, one after the other, each of them short; `arrivals` come
+    in a second. How many were refused, and how long the others waited."""
+    waiting: list[tuple[float, Place]] = []
+    refused, waits = 0, list[float]()
+    for tick in range(int(seconds * 1000)):
+        clock.now += 0.001
+        if tick % max(1, 1000 // arrivals) == 0:
+            try:
+                waiting.append((clock.now, admission.place(1, 1)))
+            except Refused as error:
+                refused += error.failure.status == 429 and bool(error.failure.retry_after)
+        if tick % 100 == 0 and waiting:
+            came, place = waiting.pop(0)
+            place.begun()
+            place.release()
+            waits.append(clock.now - came)
+    for _, place in waiting:
+        place.release()
+    return refused, waits
+
+
+def test_who_would_wait_too_long_is_refused() -> None:
+    clock = Clock()
+    admission = Admission(10_000, 10_000, 1.0, clock)
+    refused, waits = served(admission, clock, 20, 100)
+    assert len(waits) >= 195  # nothing was lost of what the server can do
+    assert 1700 <= refused <= 1900
+    assert max(waits) <= 1.6
+    assert sorted(waits)[len(waits) // 2] >= 0.4  # and the queue is no shorter than it may be
+    refused, waits = served(admission, clock, 20, 5)  # half of what it can do
+    assert refused == 0
+    assert max(waits[20:]) <= 0.3
+
+
+def test_without_a_longest_wait_deadlines_count() -> None:
+    clock = Clock()
+    admission = Admission(10_000, 10_000, clock=clock)
+    assert served(admission, clock, 20, 100)[0] == 0
+    for _ in range(50):  # ten in a second begin, and 50 wait
+        admission.place(1, 1)
+    for _ in range(100):
+        place = admission.place(1, 1)
+        clock.now += 0.1
+        place.begun()
+        place.release()
+    assert 4 <= admission.expected_wait() <= 7
+    admission.place(1, 1, 600.0)
+    with pytest.raises(Refused) as refused:
+        admission.place(1, 1, 3.0)
+    assert refused.value.failure.status == 429
+
+
+def test_a_burst_is_no_queue() -> None:
+    clock = Clock()
+    admission = Admission(10_000, 10_000, 1.0, clock)
+    for _ in range(20):  # alone, each begins after half a second
+        place = admission.place(1, 1)
+        clock.now += 0.5
+        place.begun()
+        place.release()
+        clock.now += 5.0
+    places = [admission.place(1, 1) for _ in range(500)]  # all at once: they may share a step
+    clock.now += 0.5
+    assert refusal(admission, 1).status == 429  # but then they wait
+    for place in places:
+        place.begun()
+    clock.now += 0.1
+    admission.place(1, 1)
+
+
+def test_waits_end_with_places() -> None:
+    admission = Admission(100, 100, 1.0)
+    place = admission.place(3, 1)
+    place.begun()
+    assert admission.num_waiting == 2
+    place.release()
+    place.begun()
+    assert admission.num_waiting == 0
+    assert admission.expected_wait() == 0.0

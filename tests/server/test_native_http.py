@@ -599,7 +599,7 @@ def test_fields_that_are_refused(http: httpx.Client) -> None:
         refused(http, body, field)
     for body, says in (
         ({"text": "word " * 5000}, "4096"),
-        ({"text": ["a", 3]}, "not a string"),
+        ({"text": ["a", 3]}, "not a text"),
         ({"text": ""}, "no tokens"),
         ({"text": ["a", ""]}, "no tokens"),
         ({"input_ids": [[1], []]}, "no tokens"),

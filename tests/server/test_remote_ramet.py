@@ -320,9 +320,9 @@ def test_the_servers_words_reach_the_programs_line(endpoint: Any) -> None:
 
 def test_a_server_of_ones_own_whose_engine_ends_and_then_itself(engine: Any) -> None:
     """The engine is started again, and programs go on; a server that is gone is named."""
-    options = {"max_cache_tokens": 8000, "served_model_name": "mine"}
+    options = {"max_cache_tokens": 8000, "served_model_name": "mine", "api_key": "me=key-of-me"}
     with Runtime("error", 50.0, "pocket", **options) as runtime:
-        endpoint = RuntimeEndpoint(runtime.url, retries=1)
+        endpoint = RuntimeEndpoint(runtime.url, "key-of-me", retries=1)
         told = endpoint.get_server_info()
         assert (told["max_cache_tokens"], told["served_model_name"]) == (8000, "mine")
         found, wanted = (
@@ -351,7 +351,7 @@ def test_a_server_of_ones_own_whose_engine_ends_and_then_itself(engine: Any) -> 
         with pytest.raises(BackendError, match=runtime.url):
             endpoint.get_server_info()
     with pytest.raises(BackendError, match=runtime.url):
-        RuntimeEndpoint(runtime.url, connect_timeout=1.0)
+        RuntimeEndpoint(runtime.url, "key-of-me", connect_timeout=1.0)
 
 
 def begun(endpoint: RuntimeEndpoint) -> Any:

@@ -28,6 +28,7 @@ MAX_CONNECTIONS = 256  # calls at a time; more of them wait here rather than in 
 _KEPT_SECONDS = 30.0
 _MAX_EVENT = 1 << 26  # bytes of one event of a stream
 _PAUSE = 0.1  # seconds before the first repetition; each further one waits twice as long
+_LONGEST_PAUSE = 60.0  # seconds
 # Before a byte of the answer: no connection, or a kept one that the server had just closed.
 _REPEATABLE = (
     httpx.ConnectError,
@@ -169,16 +170,26 @@ class Wire:
     async def _begun(
         self, client: httpx.AsyncClient, path: str, content: bytes
     ) -> tuple[httpx.Response, int]:
-        """A response whose status has come. The call is repeated until one has."""
-        for attempt in range(self.retries + 1):
+        """A response whose status has come. The call is repeated until one has. A server that is full, or
+        starts, and says when to come again, is asked then, for as long as the deadline allows."""
+        attempt = num_sent = 0
+        while True:
             request = client.build_request("POST", path, content=content)
             try:
-                return await client.send(request, stream=True), attempt
+                response = await client.send(request, stream=True)
             except httpx.HTTPError as error:
                 if attempt == self.retries or not isinstance(error, _REPEATABLE):
-                    raise Unreachable(f"{self.base_url}{path}: {_why(error)}", attempt) from error
-            await asyncio.sleep(_PAUSE * 2**attempt)
-        raise AssertionError("every attempt returns or raises")
+                    raise Unreachable(f"{self.base_url}{path}: {_why(error)}", num_sent) from error
+                pause = _PAUSE * 2**attempt
+                attempt += 1
+            else:
+                found = _seconds_to_wait(response)
+                if found is None:
+                    return response, num_sent
+                await response.aclose()
+                pause = found
+            num_sent += 1
+            await asyncio.sleep(pause)
 
     async def _read(self, path: str, response: httpx.Response) -> bytes:
         """The body of a successful response. What broke in its midst is not asked for again."""
@@ -291,6 +302,14 @@ def _verification(base_url: str, verify: bool | str | ssl.SSLContext | None) -> 
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         return context
     return httpx.create_ssl_context() if verify is None or verify is True else verify
+
+
+def _seconds_to_wait(response: httpx.Response) -> float | None:
+    """Until a server that could not take a call wants to be asked again; None for every other response."""
+    told = response.headers.get("retry-after", "")
+    if response.status_code not in (429, 503) or not told.isdecimal():
+        return None
+    return min(float(told), _LONGEST_PAUSE)
 
 
 def _why(error: Exception) -> str:

@@ -30,8 +30,8 @@ from ramet.errors import BackendError, InvalidRequest, Unsupported
 
 __all__ = ["Runtime", "command_line"]
 
-# -P: a file of the working folder must not be taken for a module of this name.
-_SERVER = (sys.executable, "-P", "-m", "ramet.launch_server")
+_SERVER = (sys.executable, "-m", "ramet.launch_server")
+_KEY_VARIABLE = "RAMET_API_KEY"  # which such a server reads, too
 _KEPT_LINES = 200  # of the server's output
 _SHOWN_LINES = 20  # of these, in an error
 _POLL_SECONDS = 0.05
@@ -71,6 +71,7 @@ class Runtime:
         self.pid: int | None = None
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
         self._echo = log_level in ("info", "debug")
+        self._key = _key(server_args.get("api_key"), ours=tuple(command) == _SERVER)
         guarded = [*command, *command_line({**server_args, "log_level": log_level})]
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", runtime_guard.__file__, *guarded],
@@ -86,7 +87,7 @@ class Runtime:
         self._reader.start()
         try:
             self._wait_until_ready(time.monotonic() + launch_timeout, launch_timeout)
-            self.endpoint = RuntimeEndpoint(self.url, api_key=server_args.get("api_key"))
+            self.endpoint = RuntimeEndpoint(self.url, api_key=self._key)
         except BaseException:
             self.shutdown()
             raise
@@ -104,6 +105,8 @@ class Runtime:
 
     def _wait_until_ready(self, end: float, seconds: float) -> None:
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        if self._key is not None:
+            direct.addheaders = [("Authorization", f"Bearer {self._key}")]
         while True:
             status = self._process.poll()
             if status is not None:
@@ -221,6 +224,18 @@ def command_line(options: Mapping[str, Any]) -> list[str]:
             many = value if isinstance(value, (list, tuple)) else [value]
             words += [str(one) for one in many]
     return words
+
+
+def _key(given: Any, ours: bool) -> str | None:
+    """The key to ask with: the first that the server was told, without its tenant's name."""
+    if isinstance(given, (list, tuple)):
+        given = given[0] if given else None
+    if given is None:
+        given = os.environ.get(_KEY_VARIABLE) if ours else None
+    if not given:
+        return None
+    _tenant, equals, key = str(given).partition("=")
+    return key if ours and equals else str(given)
 
 
 def _free_port(host: str, first: int | None) -> int:

@@ -219,6 +219,9 @@ def serve(
             "--max-queued", "--max-queued-requests", metavar="N", help="More get 429. [1024]"
         ),
     ] = None,
+    max_wait: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="More before a first token: 429. [off]")
+    ] = None,
     request_timeout: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="For a whole answer. [600]")
     ] = None,
@@ -242,6 +245,7 @@ def serve(
         int, typer.Option("--tp-size", "--tp", min=1, max=1)
     ] = 1,
     num_threads: Annotated[int | None, typer.Option()] = None,
+    drafts: Annotated[bool | None, typer.Option("--drafts/--no-drafts")] = None,
     stall_timeout: Annotated[float | None, typer.Option()] = None,
     write_timeout: Annotated[float | None, typer.Option()] = None,
     max_connections: Annotated[int | None, typer.Option()] = None,
@@ -275,6 +279,7 @@ def serve(
         "served_model_name": served_model_name,
         "seed": random_seed,
         "num_threads": num_threads,
+        "drafts": drafts,
     }
     server = {
         "host": host,
@@ -285,6 +290,7 @@ def serve(
         "allowed_origins": tuple(allow_origin or ()),
         "max_queued": max_queued,
         "max_queued_tokens": max_queued_tokens,
+        "max_wait": max_wait,
         "max_body_bytes": max_body_bytes,
         "max_connections": max_connections,
         "request_timeout": request_timeout,

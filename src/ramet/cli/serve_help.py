@@ -34,7 +34,13 @@ SHOWN: Mapping[str, tuple[str, ...]] = {
         "tls_key",
         "allow_origin",
     ),
-    "How much at a time": ("max_running", "max_queued", "request_timeout", "shutdown_timeout"),
+    "How much at a time": (
+        "max_running",
+        "max_queued",
+        "max_wait",
+        "request_timeout",
+        "shutdown_timeout",
+    ),
     "What it tells": ("log_level", "log_format", "help"),
 }
 _COLUMN = 30  # characters of names

@@ -175,6 +175,8 @@ def _read_marks(fields: Fields) -> None:
         metadata = Fields(value, "metadata")
         metadata.text("user_id", MAX_NAME)
         metadata.refuse_rest()
+    fields.idle("service_tier", "auto", "standard_only")
+    fields.idle("speed", "standard")
 
 
 def _refuse_thinking(fields: Fields) -> None:

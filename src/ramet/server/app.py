@@ -107,7 +107,7 @@ class ServerApp:
     ) -> None:
         self.options, self.engine, self.model = options, engine, model
         self.keys = Keys(options.api_keys, options.admin_key)
-        self.admission = Admission(options.max_held, options.max_queued_tokens)
+        self.admission = Admission(options.max_held, options.max_queued_tokens, options.max_wait)
         self.metrics = metrics
         self.page: LivePage | None = None
         if options.enable_page:

@@ -227,10 +227,11 @@ class EngineClient:
         kind: str = "",
         stream: bool,
         on_over: Callable[[], None] = lambda: None,
+        on_begun: Callable[[], None] = lambda: None,
     ) -> Generation:
         """Submit `calls` together. `owner`: whose they are, and whose name a `rid` is. `kind`: what
-        they came as, for who watches. `on_over` is called when nothing of it runs any more, however it ended. Raises `Refused` where there is no engine, or for
-        a `rid` in use, and `InvalidRequest` for token ids that the model has not; then nothing was begun."""
+        they came as, for who watches. `on_begun` and `on_over`: see `Generation`. Raises `Refused` where
+        there is no engine, or for a `rid` in use, and `InvalidRequest` for token ids that the model has not; then nothing was begun."""
         writer = self._connection()
         key = next(self._keys)
         names = [call.rid or uuid.uuid4().hex for call in calls]
@@ -242,7 +243,7 @@ class EngineClient:
         except WireError as error:
             failure = Failure(status=400, message=f"the engine cannot be asked this: {error}")
             raise Refused(failure) from None
-        generation = Generation(calls, names, lambda: self._abort(key), on_over)
+        generation = Generation(calls, names, lambda: self._abort(key), on_over, on_begun)
         if generation.over:
             return generation
         self._held[key] = _Held(generation, owned, owner, kind)

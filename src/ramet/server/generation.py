@@ -25,7 +25,8 @@ class Refused(Exception):
 
 class Generation:
     """Made by `EngineClient.generate`. `names`: what clients call the samples of each call. `abort` is called
-    at most once, and not when all is over; `on_over` once, when nothing of it runs any more."""
+    at most once, and not when all is over; `on_begun` once for each sample, when there is something of it;
+    `on_over` once, when nothing of it runs any more."""
 
     def __init__(
         self,
@@ -33,6 +34,7 @@ class Generation:
         names: Sequence[str],
         abort: Callable[[], None],
         on_over: Callable[[], None] = lambda: None,
+        on_begun: Callable[[], None] = lambda: None,
     ) -> None:
         self.samples: list[Sample] = []
         self._ids: list[str] = []  # in the engine they have other names
@@ -41,7 +43,7 @@ class Generation:
             self._ids += [name] if n == 1 else [f"{name}#{choice}" for choice in range(n)]
             for choice in range(n):
                 self.samples.append(Sample(index=len(self.samples), call=place, choice=choice))
-        self._abort, self._on_over = abort, on_over
+        self._abort, self._on_over, self._on_begun = abort, on_over, on_begun
         self._changed: dict[int, Sample] = {}
         self._num_left = len(self.samples)
         self._failure: Failure | None = None
@@ -64,6 +66,8 @@ class Generation:
         sample.text += update.text
         sample.output_ids += update.ids
         meta = sample.meta
+        if not meta:
+            self._on_begun()
         if update.meta is not None:
             for name, value in update.meta.items():
                 if name.startswith("output_") and isinstance(value, list):

@@ -128,7 +128,8 @@ class Generated(Response):
     def _begin(self) -> Generation:
         """Raises `Refused` and `InvalidRequest`."""
         calls = self.exchange.calls
-        place = self.serving.admission.place(_num_samples(calls), _num_tokens(calls))
+        left = self.record.began + self.timeout - time.monotonic()
+        place = self.serving.admission.place(_num_samples(calls), _num_tokens(calls), left)
         try:
             return self.serving.engine.generate(
                 calls,
@@ -137,6 +138,7 @@ class Generated(Response):
                 kind=self.record.path.rsplit("/", 2)[-1],
                 stream=self.exchange.stream,
                 on_over=place.release,
+                on_begun=place.begun,
             )
         except BaseException:
             place.release()

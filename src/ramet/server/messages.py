@@ -71,7 +71,8 @@ class Part(msgspec.Struct, array_like=True):
 
 
 class Submit(msgspec.Struct, tag="submit"):
-    """Generate all `parts`, in one batch where it can be. Without `stream` only ends are told."""
+    """Generate all `parts`, in one batch where it can be. Without `stream` only the first tokens
+    and the ends are told."""
 
     key: int
     parts: list[Part]

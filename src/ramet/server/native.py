@@ -184,7 +184,8 @@ def read_generate(body: Mapping[str, Any], model: ServedModel) -> NativeExchange
     first_ids: tuple[int, ...] = ()
     if sources == ["spans"]:
         ids, first_ids = _ids_of_spans(body["spans"], model)
-    bound_prompts(sources[0], text if ids is None else ids)
+    if sources != ["spans"]:
+        bound_prompts(sources[0], text if ids is None else ids)
     calls, single = parse_calls(
         model.encode,
         model.vocab_size,

@@ -104,6 +104,12 @@ def bound_prompts(name: str, given: Any) -> None:
         raise InvalidRequest(name, f"{len(given)} prompts", f"are more than {MAX_PROMPTS}")
     if isinstance(given, list) and not given:
         raise InvalidRequest(name, given, "is an empty list", "give at least one prompt")
+    for place, one in enumerate(given if nested else [given]):
+        where = f"{name}[{place}]" if nested else name
+        if name == "text" and not isinstance(one, str):
+            raise InvalidRequest(where, shown(one), "is not a text")
+        if not one:
+            raise InvalidRequest(where, shown(one), "has no tokens", "give at least one token")
 
 
 _WHOLE = {"max_new_tokens": 0, "min_new_tokens": 0, "n": 1, "top_k": -1}

@@ -457,6 +457,8 @@ _ANTHROPIC: dict[str, Schema] = {
         top_p={"type": "number", "exclusiveMinimum": 0, "maximum": 1},
         top_k=whole(-1),
         metadata=body((), user_id=text(256)),
+        service_tier=off("auto", "standard_only"),
+        speed=off("standard"),
         stream=flag(),
         cache_salt=text(256),
     ),

@@ -32,6 +32,8 @@ class ServeOptions:
     - `tls_cert`, `tls_key`: PEM files; both or none.
     - `max_running` is the engine's; `max_queued`: samples that may wait behind them; what comes on top is
       refused with 429. `max_queued_tokens`: prompt tokens of all that run and wait.
+    - `max_wait`: seconds that a request may be going to wait for its first token; one that would wait longer, or
+      beyond its own deadline, is refused with 429 when it comes. None: its deadline alone counts.
     - `max_body_bytes`: of one request. `max_connections`: open at a time.
     - `request_timeout`: seconds from arrival to the end of the answer. `write_timeout`: seconds that a
       client may leave its answer unread. `stall_timeout`: seconds of silence after which the engine is
@@ -53,6 +55,7 @@ class ServeOptions:
     tls_key: Path | None = None
     max_queued: int = 1024
     max_queued_tokens: int = 4_000_000
+    max_wait: float | None = None
     max_body_bytes: int = 16 << 20
     max_connections: int = 20_000
     request_timeout: float = 600.0
@@ -76,6 +79,8 @@ class ServeOptions:
             value = getattr(self, name)
             if not 0.1 <= value <= 86_400.0:
                 raise InvalidRequest(name, value, "is not between 0.1 and 86400 seconds")
+        if self.max_wait is not None and not 0.01 <= self.max_wait <= 86_400.0:
+            raise InvalidRequest("max_wait", self.max_wait, "is not between 0.01 and 86400 seconds")
         if (self.tls_cert is None) != (self.tls_key is None):
             given = self.tls_cert or self.tls_key
             raise InvalidRequest(

@@ -36,12 +36,14 @@ class Submission:
         self._index: dict[str, tuple[int, int]] = {}  # by rid: its sample's, its part's
         self._told: dict[str, tuple[int, int]] = {}  # tokens, scores
         self._compiling: asyncio.Task[None] | None = None
+        self._aborted = False
         self._stopped: set[int] = set()  # parts whose end was asked for
 
     # -- on the event loop -------------------------------------------------------------------------
 
     async def prepare(self) -> bool:
-        """Make the requests. False if they were all stopped before that: their ends are told."""
+        """Make the requests. False if nothing is left to do: their ends were asked for, and are told, or
+        nobody wants to hear of them."""
         params = [SamplingParams.from_dict(part.params) for part in self.parts]
         if any(p.constraint is not None for p in params):
             self._compiling = asyncio.create_task(self._compile(params))
@@ -61,7 +63,7 @@ class Submission:
                 self.requests.append(request)
         while any(map(self._is_stopped, self.requests)):
             await asyncio.to_thread(self.engine.host.call, lambda _core: self._tell_stopped())
-        return bool(self.requests)
+        return bool(self.requests) and not self._aborted
 
     async def _compile(self, params: Iterable[SamplingParams]) -> None:
         for one in params:
@@ -96,6 +98,9 @@ class Submission:
             self.engine.host.abort(r.rid for r in self.requests if self._is_stopped(r))
 
     def abort(self) -> None:
+        """Nobody wants to hear of it any more. Whoever cancels the task that prepares it says so here, too:
+        a cancellation is lost where what is waited for comes in the same turn."""
+        self._aborted = True
         self.engine.host.abort(request.rid for request in self.requests)
 
     def _is_stopped(self, request: Request) -> bool:
@@ -117,11 +122,12 @@ class Submission:
         if request.error is not None:  # it ends all of them, and is told once
             self.engine.host.abort(r.rid for r in self.requests if r is not request)
             return
-        if not request.finished and (not self.stream or self._congested()):
+        num_ids, num_scores = self._told.get(request.rid, (0, 0))
+        # Without a stream, the first token and the end.
+        if not request.finished and ((num_ids and not self.stream) or self._congested()):
             return
         index, place = self._index[request.rid]
         part = self.parts[place]
-        num_ids, num_scores = self._told.get(request.rid, (0, 0))
         text = self.engine.text(request)
         new_text = text.take_new()
         ids = request.output_ids[num_ids:]
