@@ -80,7 +80,9 @@ def launched(*arguments: str, **environment: str) -> Iterator[Launched]:
         assert process.stderr is not None
         for line in process.stderr:
             server.lines.append(line.rstrip())
-            if (found := re.search(r'(?: at |"url": ")(https?://[^\s"]+)', line)) and not server.url:
+            if (
+                found := re.search(r'(?: at |"url": ")(https?://[^\s"]+)', line)
+            ) and not server.url:
                 server.url = found[1]
                 known.set()
         known.set()

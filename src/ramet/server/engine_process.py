@@ -65,7 +65,8 @@ def main() -> None:
     if hasattr(
         os, "SCHED_BATCH"
     ):  # whoever brings requests and takes answers goes first on few cores
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        with contextlib.suppress(OSError):  # not allowed here
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C is for the server, which ends this process
