@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import random
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ import pytest
 pytest.importorskip("torch", reason="torch is not installed")
 
 from ramet.backends.local import Engine
-from ramet.engine.picture import tree_picture
 from ramet.engine.request import LogprobOptions
 from ramet.errors import (
     CheckpointError,
@@ -392,19 +390,6 @@ def test_tenants_share_the_public_beginning_and_get_the_same_answers(engine: Eng
     assert [request.num_cached for request in found[2::2]] == [40, 40, 0]
     with pytest.raises(InvalidRequest, match="num_public"):
         engine.samples(None, ids, params, LogprobOptions(), salt="a", num_public=51)
-
-
-def test_a_picture_of_the_tree_is_drawn_between_two_steps(engine: Engine) -> None:
-    engine.flush_cache()
-    ids = engine.tokenizer.encode("a picture of the tree")
-    engine.generate(input_ids=ids, sampling_params=GREEDY)
-    time.sleep(0.01)
-    picture = engine.host.call(lambda core: tree_picture(core, texts=engine.tokenizer.decode))
-    (node,) = picture["nodes"]
-    assert engine.tokenizer.decode(ids).startswith(node["label"])
-    assert node["label"]
-    assert node["tokens"] == node["computed"] == len(ids) + 11
-    assert 0.01 <= node["age_s"] < 60
 
 
 def test_server_info_and_flush(engine: Engine) -> None:
