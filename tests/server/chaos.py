@@ -168,10 +168,12 @@ class Storm:
             events.pop()
         if any("error" in event for event in events):
             return Outcome("error event", events[-1])
-        if "'abort'" in str(events[-1]) or '"abort"' in str(events[-1]):
+        if any("'abort'" in str(event) for event in events):
             return Outcome("aborted")
-        found = text_of_events(one.path, events)
-        return Outcome("right" if found == said else "wrong", found)
+        return self._compared(one, text_of_events(one.path, events), said)
+
+    def _compared(self, one: Wish, found: Any, said: Any) -> Outcome:
+        return Outcome("right") if found == said else Outcome("wrong", (one, found, said))
 
     def _judged(self, one: Wish, status: int, headers: Any, data: bytes, said: Any) -> Outcome:
         if status != 200:
@@ -182,8 +184,7 @@ class Storm:
         answer = json.loads(data)
         if '"abort"' in data.decode():
             return Outcome("aborted")
-        found = text_of(one.path, answer)
-        return Outcome("right" if found == said else "wrong", found)
+        return self._compared(one, text_of(one.path, answer), said)
 
     # -- rounds ---------------------------------------------------------------------------------------
 

@@ -59,7 +59,8 @@ class Site:
         except ClientDisconnect:
             self.num_left += 1
             raise
-        return Response(b"%d:" % len(body) + body[:20])
+        names = b" ".join(sorted(name for name, _ in request.scope["headers"]))
+        return Response(b"%d:" % len(body) + body[:20], headers={"x-seen": names.decode()})
 
     async def early(self, _request: Request) -> Response:
         return Response("no", 429)
@@ -93,7 +94,7 @@ async def _left(request: Request) -> None:
 
 
 @asynccontextmanager
-async def served(site: Site, **options: Any) -> AsyncIterator[Any]:
+async def served(site: Site, keep_alive: float = KEEP_ALIVE, **options: Any) -> AsyncIterator[Any]:
     times = {"head_seconds": HEAD_SECONDS, "linger_seconds": LINGER}
     limits = {"max_connections": 100, **times, **options}
     server = uvicorn.Server(
@@ -105,7 +106,7 @@ async def served(site: Site, **options: Any) -> AsyncIterator[Any]:
             lifespan="off",
             log_level="warning",
             access_log=False,
-            timeout_keep_alive=KEEP_ALIVE,  # type: ignore[arg-type]
+            timeout_keep_alive=keep_alive,  # type: ignore[arg-type]
             timeout_graceful_shutdown=3,
         )
     )
@@ -178,11 +179,13 @@ async def test_bodies_in_chunks_byte_by_byte() -> None:
     async with served(Site()) as server:
         client = await to(server)
         data = b"POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
-        data += b"3\r\nabc\r\n4;ext=1\r\ndefg\r\n0\r\ntrailer: 1\r\n\r\n"
+        data += b"3\r\nabc\r\n4;ext=1\r\ndefg\r\n0\r\ntrailer: 1\r\nother: 2\r\n\r\n"
         for i in range(len(data)):
             client.send(data[i : i + 1])
             await asyncio.sleep(0.0005)
-        assert (await client.answer())[2] == b"7:abcdefg"
+        _, headers, body = await client.answer()
+        assert body == b"7:abcdefg"
+        assert headers["x-seen"] == "host transfer-encoding"  # and no trailer
 
 
 async def test_expect_continue() -> None:
@@ -368,7 +371,7 @@ async def test_all_bodies_together_are_bounded() -> None:
 
 
 async def test_an_early_answer_does_not_keep_the_connection_for_its_body() -> None:
-    async with served(Site()) as server:
+    async with served(Site(), keep_alive=30.0) as server:
         client = await to(server)
         client.send(post(b"x" * 1000, "/early")[:-500])
         assert (await client.answer())[0] == 429
@@ -405,6 +408,8 @@ async def test_leaving_is_noticed(behind: bytes, reset: bool) -> None:
         client = await to(server)
         client.send(b"GET /wait HTTP/1.1\r\nhost: x\r\n\r\n" + behind)
         await until(lambda: site.seen)
+        client.send(behind)  # and some more, now that somebody waits for the client to leave
+        await asyncio.sleep(0.03)
         if reset:
             sock: socket.socket = client.writer.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

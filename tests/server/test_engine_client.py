@@ -12,15 +12,18 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
-from ramet.engine.request import LogprobOptions
+from ramet.engine.request import LogprobOptions, Request
+from ramet.engine.simulate import PlainText
 from ramet.params import SamplingParams
 from ramet.server.engine_client import EngineClient, EngineFailed
+from ramet.server.engine_life import EngineLife
 from ramet.server.exchange import Call
 from ramet.server.generation import Refused
 from ramet.server.messages import (
@@ -38,6 +41,7 @@ from ramet.server.messages import (
     read_frame,
     unpacked_ids,
 )
+from ramet.server.submission import Submission
 
 FOLDER = Path(__file__).parents[2]
 
@@ -298,6 +302,14 @@ async def test_stopped_and_continued_is_no_stall(tmp_path: Path) -> None:
             time.sleep(0.8)  # the loop does not run
             await asyncio.sleep(0.3)
         assert client.num_starts == 1
+    life = EngineLife.__new__(EngineLife)
+    life._last_heard = time.monotonic()
+    watching = asyncio.create_task(life._watch(0.4, 0.4))
+    await asyncio.sleep(0)
+    time.sleep(1.0)
+    await asyncio.sleep(0.15)
+    assert not watching.done()
+    assert "nothing" in await asyncio.wait_for(watching, 5)
 
 
 async def test_it_may_die_while_it_loads_again(tmp_path: Path) -> None:
@@ -316,11 +328,14 @@ async def test_a_listener_that_raises(tmp_path: Path) -> None:
     def listen(event: str, _facts: Any) -> None:
         raise RuntimeError(event)
 
-    with pytest.warns(UserWarning, match="a listener of 'engine") as warned:
+    async def life() -> None:
         async with started(fake("is killed", tmp_path, on_event=listen)) as client:
             with pytest.raises(Refused):
                 await client.generate([call(5)], stream=False).finished()
             await until(lambda: client.state == "ready")
+
+    with pytest.warns(UserWarning, match="a listener of 'engine") as warned:
+        await life()
     assert [str(w.message).split("'")[1] for w in warned] == [
         "engine ready",
         "engine ended",
@@ -349,6 +364,60 @@ async def test_aborts_are_said_once(tmp_path: Path, capfd: pytest.CaptureFixture
             await generation.finished()
         await client.ask("stats")
     assert capfd.readouterr().out.split("\n")[:-1] == ["abort 1 False"]
+
+
+# -- what is told when nobody reads ------------------------------------------------------------------
+
+
+class Text(PlainText):
+    """Of which everything is new once."""
+
+    def __init__(self) -> None:
+        self.new = ""
+
+    def push(self, token_id: int) -> None:
+        self.new += f"<{token_id}>"
+
+    def take_new(self) -> str:
+        new, self.new = self.new, ""
+        return new
+
+
+async def test_only_ends_are_told_while_nobody_reads() -> None:
+    told: list[Update] = []
+    unread = False
+    params = SamplingParams(max_new_tokens=9)
+    request = Request(rid="1/0", prompt_ids=np.array([1, 2]), params=params, text=Text())
+    engine: Any = SimpleNamespace(
+        samples=lambda *_args, **_more: [request],
+        text=lambda given: given.text,
+        token_text=lambda _wanted: lambda _token: None,
+        clock=lambda: 1.0,
+    )
+    part = Part("1/0", packed_ids(np.array([1, 2])), params.to_dict(), None, "", 0, False, False)
+    submission = Submission(engine, Submit(1, [part], True), told.append, lambda: unread)
+    assert await submission.prepare()
+
+    def step(token: int) -> None:
+        request.append(token)
+        request.text.push(token)
+        submission.update(request)
+
+    step(5)
+    unread = True
+    step(6)
+    step(7)
+    assert [update.ids for update in told] == [[5]]
+    unread = False
+    step(8)
+    assert (told[1].ids, told[1].text) == ([6, 7, 8], "<6><7><8>")
+    unread = True
+    step(9)
+    request.finish_reason = {"type": "length", "length": 5}
+    submission.update(request)
+    assert (told[2].ids, told[2].text) == ([9], "<9>")
+    assert told[2].meta is not None
+    assert told[2].meta["finish_reason"]["type"] == "length"
 
 
 # -- the real one ---------------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ async def at_every_turn(
 
 @pytest.mark.parametrize("name", REQUESTS)
 async def test_client_leaves_at_every_turn(name: str) -> None:
-    bench = Bench()
+    bench = Bench(delay=25)  # long enough that nothing is over by itself
     path, body = REQUESTS[name]
     callers = await at_every_turn(bench, path, body, lambda caller, _task: caller.gone.set())
     assert len(callers) > 10
@@ -108,7 +108,7 @@ async def test_client_leaves_at_every_turn(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["plain", "batch stream", "chat stream"])
 async def test_server_gives_up_at_every_turn(name: str) -> None:
-    bench = Bench()
+    bench = Bench(delay=25)
     path, body = REQUESTS[name]
     callers = await at_every_turn(bench, path, body, lambda _caller, task: task.cancel())
     assert len(callers) > 10
@@ -314,6 +314,20 @@ async def test_a_name_that_the_server_gave_can_be_aborted() -> None:
     await running
     assert ended.json == {"aborted": 1}
     assert caller.events[-2]["meta_info"]["finish_reason"]["type"] == "abort"
+
+
+async def test_samples_are_aborted_by_their_names() -> None:
+    bench = Bench(delay=10**9)
+    body = generate(rid="mine", sampling_params={"max_new_tokens": 3, "n": 2})
+    caller = Caller("/generate", body)
+    running = asyncio.ensure_future(caller.call(bench.app.asgi))
+    while not bench.engine.num_submitted:
+        await asyncio.sleep(0)
+    assert (await bench("/abort_request", {"rid": "mine#1"})).json == {"aborted": 1}
+    await running
+    assert [one["meta_info"]["id"] for one in caller.json] == ["mine#0", "mine#1"]
+    assert (await bench("/abort_request", {"rid": "mine#1"})).json == {"aborted": 0}
+    await bench.check_nothing_is_left()
 
 
 async def test_refused_before_the_body_is_read() -> None:

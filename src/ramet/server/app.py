@@ -52,7 +52,7 @@ from ramet.server.openai_completions import read_completion
 from ramet.server.openai_responses import read_response
 from ramet.server.openapi import LIVE, METRICS, openapi
 from ramet.server.options import ServeOptions
-from ramet.server.reading import ClientDisconnect, json_object, read_body
+from ramet.server.reading import Bodies, ClientDisconnect, json_object, read_body
 from ramet.server.record import Record, Watcher
 from ramet.server.served import ServedModel
 
@@ -60,6 +60,7 @@ __all__ = ["EXTENSIONS", "METERED_PATHS", "ServerApp"]
 
 EXTENSIONS = ["spans", "score_choices"]  # what this server adds to the native protocol
 _SMALL_BODY = 2048  # bytes: what takes no time to read and to tokenize
+_ALL_BODIES = 256 << 20  # bytes of all bodies that are being read at a time
 _HEALTH_SECONDS = 20.0
 _MAX_WAIT = 600.0  # seconds that /flush_cache may wait for running requests
 
@@ -107,6 +108,7 @@ class ServerApp:
     ) -> None:
         self.options, self.engine, self.model = options, engine, model
         self.keys = Keys(options.api_keys, options.admin_key)
+        self._bodies = Bodies(max(_ALL_BODIES, 2 * options.max_body_bytes))
         self.admission = Admission(options.max_held, options.max_queued_tokens, options.max_wait)
         self.metrics = metrics
         self.page: LivePage | None = None
@@ -223,7 +225,7 @@ class ServerApp:
         return self._safely(endpoint)
 
     async def _read(self, request: Request, read: Callable[[Any, ServedModel], Any]) -> Any:
-        body = await read_body(request, self.options.max_body_bytes)
+        body = await read_body(request, self.options.max_body_bytes, self._bodies)
         if len(body) <= _SMALL_BODY:
             return read(json_object(body), self.model)
         return await asyncio.to_thread(lambda: read(json_object(body), self.model))
@@ -363,7 +365,7 @@ class ServerApp:
         return PlainTextResponse("the cache is empty\n")
 
     async def _abort_request(self, request: Request) -> Response:
-        body = json_object(await read_body(request, self.options.max_body_bytes))
+        body = json_object(await read_body(request, self.options.max_body_bytes, self._bodies))
         refuse_unknown(body, frozenset(("rid", "abort_all")), frozenset())
         identity = identity_of(request)
         owner, rid = identity.tenant or "", short_text(body, "rid")

@@ -81,9 +81,9 @@ async def _serve(options: ServeOptions) -> int:
         public=public.length,
         on_event=functools.partial(_tell_all, watchers),
     )
-    stop = asyncio.Event()
+    stop, hurry = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, _stop, stop, hurry)
     stopping = asyncio.create_task(stop.wait())
     starting = asyncio.create_task(engine.start())
     quoting = Quoting(tokenizer)
@@ -98,7 +98,7 @@ async def _serve(options: ServeOptions) -> int:
             options, engine, model, watchers, metrics if options.enable_metrics else None
         )
         with log.adopted():
-            return await _listen(app, stopping, log)
+            return await _listen(app, stopping, hurry, log)
     except EngineFailed as error:
         print(f"ramet: the engine could not be started: {error}", file=sys.stderr)
         return 1
@@ -107,6 +107,11 @@ async def _serve(options: ServeOptions) -> int:
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
         await engine.close()
+
+
+def _stop(stop: asyncio.Event, hurry: asyncio.Event) -> None:
+    """A signal came; the second one says that what runs is not waited for."""
+    (hurry if stop.is_set() else stop).set()
 
 
 def _tell_all(watchers: Sequence[Watcher], event: str, facts: dict[str, Any]) -> None:
@@ -131,7 +136,9 @@ def _served(
     )
 
 
-async def _listen(app: ServerApp, stopping: asyncio.Task[bool], log: Log) -> int:
+async def _listen(
+    app: ServerApp, stopping: asyncio.Task[bool], hurry: asyncio.Event, log: Log
+) -> int:
     options = app.options
     server = _Uvicorn(
         uvicorn.Config(
@@ -163,8 +170,14 @@ async def _listen(app: ServerApp, stopping: asyncio.Task[bool], log: Log) -> int
     if looking is not None:
         looking.cancel()
     if not serving.done():
-        await app.drain()
+        hurrying = asyncio.create_task(hurry.wait())
+        draining = asyncio.create_task(app.drain())
+        await asyncio.wait((draining, hurrying), return_when=asyncio.FIRST_COMPLETED)
+        draining.cancel()
         server.should_exit = True
+        await asyncio.wait((serving, hurrying), return_when=asyncio.FIRST_COMPLETED)
+        if not serving.done():
+            return 0
     try:
         await serving
     except SystemExit as error:  # the port is taken: uvicorn has said so
