@@ -43,7 +43,7 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 # What no client must ever read: paths, addresses, the inside of Python.
 INSIDE = re.compile(
-    r"Traceback|0x[0-9a-f]{6,}|site-packages|/work/|/root/|/tmp/|/home/|\.py\b| object at |<class |"
+    r"Traceback|0x[0-9a-f]{6,}|site-packages|/ramet/|/root/|/tmp/|/home/|\.py\b| object at |<class |"
     r"<function|<built-in|msgspec\.|starlette|asyncio|Exception\(|NoneType|KeyError|AttributeError"
 )
 

@@ -431,7 +431,10 @@ async def _no_route(request: Request, error: Exception) -> Response:
     problem = "is not to be had" if status == 405 else "does not exist"
     failure = Failure(status=status, message=f"{asked} {problem}; /openapi.json says what does")
     body = error_body_of(request.url.path, failure)
-    return failure_response(failure, body, record_of(request))
+    response = failure_response(failure, body, record_of(request))
+    if isinstance(error, HTTPException) and error.headers:
+        response.headers.update(error.headers)  # Allow
+    return response
 
 
 async def _failed(request: Request, _error: Exception) -> Response:
