@@ -6,7 +6,8 @@ Knows OpenAI's names; refuses to know what a choice holds, which is `openai_chat
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import abc
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from ramet.server.served import ServedModel
 __all__ = [
     "DONE",
     "FINGERPRINT",
+    "ChunkStream",
     "error_body",
     "error_frames",
     "event",
@@ -124,6 +126,44 @@ class UsageOfStream:
             return []
         body = {**head(self.asked, kind), "choices": [], "usage": usage(self.calls, samples)}
         return [event(body)]
+
+
+class ChunkStream(abc.ABC):
+    """The stream of one request: an `EventWriter` whose chunks have one choice each."""
+
+    def __init__(self, asked: Asked, calls: Sequence[Call], kind: str) -> None:
+        self._asked, self._kind = asked, kind
+        self._usage = UsageOfStream(asked, calls, {})
+        self._ended: set[int] = set()
+
+    def begin(self) -> Iterable[bytes]:
+        return ()
+
+    def changed(self, sample: Sample) -> Iterable[bytes]:
+        if sample.index in self._ended:
+            return
+        self._usage.seen[sample.index] = sample
+        if sample.finish_reason is not None:
+            self._ended.add(sample.index)
+        for choice in self.choices(sample):
+            yield self.chunk(choice)
+
+    @abc.abstractmethod
+    def choices(self, sample: Sample) -> Iterable[dict[str, Any]]:
+        """What is new of a sample; the last one says how it ended, if it has."""
+
+    def chunk(self, choice: dict[str, Any], more: Mapping[str, Any] | None = None) -> bytes:
+        body = {**head(self._asked, self._kind), **(more or {}), "choices": [choice]}
+        return event({**body, **self._usage.in_chunk()})
+
+    def end(self, samples: Sequence[Sample]) -> Iterable[bytes]:
+        for sample in samples:
+            yield from self.changed(sample)
+        yield from self._usage.last(self._kind, samples)
+        yield DONE
+
+    def failed(self, failure: Failure) -> Iterable[bytes]:
+        return error_frames(failure)
 
 
 # -- errors -----------------------------------------------------------------------------------------

@@ -13,12 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ramet.engine.tokenizer import Tokenizer
-from ramet.server.exchange import Call, Failure, Sample
+from ramet.server.exchange import Call, Sample
 from ramet.server.openai_answers import (
-    DONE,
-    UsageOfStream,
-    error_frames,
-    event,
+    ChunkStream,
     finish_reason,
     head,
     matched_stop,
@@ -193,17 +190,13 @@ class _Turn:
         return {"token_ids": ids}
 
 
-@dataclass(slots=True)
-class _Chunks:
+class _Chunks(ChunkStream):
     """The stream of one chat. Log-probabilities and ids go with the next chunk of their choice."""
 
-    exchange: ChatExchange
-    _turns: dict[int, _Turn] = field(default_factory=dict)
-    _ended: set[int] = field(default_factory=set)
-    _usage: UsageOfStream = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._usage = UsageOfStream(self.exchange.asked, self.exchange.calls, {})
+    def __init__(self, exchange: ChatExchange) -> None:
+        super().__init__(exchange.asked, exchange.calls, _CHUNK)
+        self.exchange = exchange
+        self._turns: dict[int, _Turn] = {}
 
     def begin(self) -> Iterable[bytes]:
         for index in range(self.exchange.asked.n):
@@ -214,32 +207,19 @@ class _Chunks:
                 "finish_reason": None,
                 "matched_stop": None,
             }
-            yield self._chunk(choice, self.exchange.prompt_ids if index == 0 else {})
+            yield self.chunk(choice, self.exchange.prompt_ids if index == 0 else {})
 
-    def changed(self, sample: Sample) -> Iterable[bytes]:
-        if sample.index in self._ended:
-            return
-        self._usage.seen[sample.index] = sample
+    def choices(self, sample: Sample) -> Iterable[dict[str, Any]]:
         turn = self._turns.get(sample.index)
         if turn is None:
             turn = self._turns[sample.index] = _Turn(self.exchange, sample.choice)
         for part in turn.read(sample):
-            yield self._chunk(self._choice(sample, turn, _delta(part)))
+            yield self._choice(sample, turn, _delta(part))
         if sample.finish_reason is not None:
-            self._ended.add(sample.index)
             choice = self._choice(sample, turn, {})
             choice["finish_reason"] = finish_reason(sample, turn.called)
             choice["matched_stop"] = matched_stop(sample)
-            yield self._chunk(choice)
-
-    def end(self, samples: Sequence[Sample]) -> Iterable[bytes]:
-        for sample in samples:
-            yield from self.changed(sample)
-        yield from self._usage.last(_CHUNK, samples)
-        yield DONE
-
-    def failed(self, failure: Failure) -> Iterable[bytes]:
-        return error_frames(failure)
+            yield choice
 
     def _choice(self, sample: Sample, turn: _Turn, delta: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -250,10 +230,6 @@ class _Chunks:
             "matched_stop": None,
             **turn.new_ids(sample),
         }
-
-    def _chunk(self, choice: dict[str, Any], more: dict[str, Any] | None = None) -> bytes:
-        body = {**head(self.exchange.asked, _CHUNK), **(more or {}), "choices": [choice]}
-        return event({**body, **self._usage.in_chunk()})
 
 
 def _delta(part: _Part) -> dict[str, Any]:

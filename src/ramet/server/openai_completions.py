@@ -7,18 +7,15 @@ choice's text begins with its prompt.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ramet.engine.request import LogprobOptions
 from ramet.errors import InvalidRequest
-from ramet.server.exchange import Call, Failure, Sample
+from ramet.server.exchange import Call, Sample
 from ramet.server.json_fields import MAX_INTEGER, Fields, is_unicode, shown
 from ramet.server.openai_answers import (
-    DONE,
-    UsageOfStream,
-    error_frames,
-    event,
+    ChunkStream,
     finish_reason,
     head,
     matched_stop,
@@ -243,44 +240,20 @@ class _Choice:
         return {**self.piece(sample, text), **end}
 
 
-@dataclass(slots=True)
-class _Chunks:
+class _Chunks(ChunkStream):
     """The stream of one request. Log-probabilities and ids go with the next text of their choice."""
 
-    exchange: CompletionExchange
-    _choices: dict[int, _Choice] = field(default_factory=dict)
-    _ended: set[int] = field(default_factory=set)
-    _usage: UsageOfStream = field(init=False)
+    def __init__(self, exchange: CompletionExchange) -> None:
+        super().__init__(exchange.asked, exchange.calls, _KIND)
+        self.exchange = exchange
+        self._choices: dict[int, _Choice] = {}
 
-    def __post_init__(self) -> None:
-        self._usage = UsageOfStream(self.exchange.asked, self.exchange.calls, {})
-
-    def begin(self) -> Iterable[bytes]:
-        return ()
-
-    def changed(self, sample: Sample) -> Iterable[bytes]:
-        if sample.index in self._ended:
-            return
-        self._usage.seen[sample.index] = sample
+    def choices(self, sample: Sample) -> Iterable[dict[str, Any]]:
         choice = self._choices.get(sample.index)
         if choice is None:
             choice = self._choices[sample.index] = _Choice(self.exchange, sample)
         text = choice.new_text(sample)
         if sample.finish_reason is not None:
-            self._ended.add(sample.index)
-            yield self._chunk(choice.ended(sample, text))
+            yield choice.ended(sample, text)
         elif text:
-            yield self._chunk(choice.piece(sample, text))
-
-    def end(self, samples: Sequence[Sample]) -> Iterable[bytes]:
-        for sample in samples:
-            yield from self.changed(sample)
-        yield from self._usage.last(_KIND, samples)
-        yield DONE
-
-    def failed(self, failure: Failure) -> Iterable[bytes]:
-        return error_frames(failure)
-
-    def _chunk(self, choice: dict[str, Any]) -> bytes:
-        body = {**head(self.exchange.asked, _KIND), "choices": [choice]}
-        return event({**body, **self._usage.in_chunk()})
+            yield choice.piece(sample, text)
