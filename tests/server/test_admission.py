@@ -202,3 +202,10 @@ def test_waits_end_with_places() -> None:
     place.begun()
     assert admission.num_waiting == 0
     assert admission.expected_wait() == 0.0
+
+
+def test_requests_without_samples_say_nothing_of_the_rate() -> None:
+    admission = Admission(3, 50)
+    for _ in range(4):
+        admission.place(0, 1).release()
+    assert admission.seconds_to_wait() == 1.0

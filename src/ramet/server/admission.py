@@ -169,7 +169,8 @@ class Admission:
         now = self._clock()
         while self._ends and now - self._ends[0][0] > _REMEMBERED_SECONDS:
             self._ends.popleft()
-        if len(self._ends) < 2:
+        ended = sum(count for _, count in self._ends)
+        if len(self._ends) < 2 or not ended:  # requests may have no samples
             return _LEAST_WAIT
-        rate = sum(count for _, count in self._ends) / max(now - self._ends[0][0], 1e-3)
+        rate = ended / max(now - self._ends[0][0], 1e-3)
         return float(math.ceil(min(max(self.num_held / 2 / rate, _LEAST_WAIT), _LONGEST_WAIT)))
